@@ -74,14 +74,24 @@ impl<'t> Reader<'t> {
     }
 
     /// The entries of a map with known keys, each once. Others are problems.
-    pub(super) fn record(&mut self, value: Use, path: &Path<'_>, what: &str, known: &[&str]) -> Option<Vec<(&'t str, Use)>> {
+    pub(super) fn record(
+        &mut self,
+        value: Use,
+        path: &Path<'_>,
+        what: &str,
+        known: &[&str],
+    ) -> Option<Vec<(&'t str, Use)>> {
         let entries = self.map(value, path)?;
         let mut found: Vec<(&'t str, Use)> = Vec::with_capacity(entries.len().min(known.len()));
         for (key_use, value) in entries {
             let Some(key) = self.key(*key_use, path) else { continue };
             if !known.contains(&key) {
                 let shown = cut(key, SHOWN);
-                self.problem(key_use.at, &Path::Key(path, key), format_args!("unknown key `{shown}`: {what} has {}", known.join(", ")));
+                self.problem(
+                    key_use.at,
+                    &Path::Key(path, key),
+                    format_args!("unknown key `{shown}`: {what} has {}", known.join(", ")),
+                );
             } else if found.iter().any(|(earlier, _)| *earlier == key) {
                 self.problem(key_use.at, &Path::Key(path, key), format_args!("`{key}` comes twice: keep one"));
             } else {
@@ -171,7 +181,7 @@ impl<'t> Reader<'t> {
     /// A finite number between two bounds.
     pub(super) fn number<T>(&mut self, value: Use, path: &Path<'_>, min: T, max: T) -> Option<T>
     where
-        T: FromStr + PartialOrd + fmt::Display,
+        T: FromStr + PartialOrd + Copy + fmt::Display,
     {
         if let Value::Plain(text) = self.tree.value(value)
             && let Ok(number) = text.parse::<T>()

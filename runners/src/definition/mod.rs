@@ -220,7 +220,8 @@ pub const MAX_PROBLEMS: usize = 100;
 pub fn parse(text: &str) -> Result<Definition, Vec<Problem>> {
     if text.len() > limits::WORKFLOW_BYTES {
         let (is, max) = (text.len(), limits::WORKFLOW_BYTES);
-        let message = format!("the definition has {is} bytes, at most {max} are allowed: split it into several workflows");
+        let message =
+            format!("the definition has {is} bytes, at most {max} are allowed: split it into several workflows");
         return Err(vec![Problem::new(Position { line: 1, column: 1 }, "", message)]);
     }
     let tree = tree::Tree::parse(text).map_err(|problem| vec![problem])?;

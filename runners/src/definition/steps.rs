@@ -31,7 +31,8 @@ const KEYS: &[&str] = &[
     "secrets",
     "continue_on_error",
 ];
-const RETRY_KEYS: &[&str] = &["max_attempts", "initial_interval", "multiplier", "max_interval", "jitter", "non_retryable"];
+const RETRY_KEYS: &[&str] =
+    &["max_attempts", "initial_interval", "multiplier", "max_interval", "jitter", "non_retryable"];
 /// No wait between attempts is longer.
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Length of an address or selector.
@@ -52,7 +53,8 @@ pub(super) fn read(
         }
     }
     let (mut id, mut runner, mut payload) = (None, None, None);
-    let (mut depends_on, mut env, mut labels, mut secrets) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut depends_on, mut env, mut labels, mut secrets) =
+        (Vec::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut timeout, mut idempotent, mut on_unknown, mut retry, mut supervisor) = (None, None, None, None, None);
     let mut continue_on_error = false;
     for (key, value) in entries {
@@ -204,7 +206,11 @@ fn secrets(reader: &mut Reader<'_>, value: Use, path: &Path<'_>) -> BTreeMap<Str
         match serde_json::from_value::<SealedSecret>(json) {
             Ok(sealed) if (1..=limits::SECRET_RECIPIENTS).contains(&sealed.recipients.len()) => Some(sealed),
             Ok(_) => {
-                reader.problem(value.at, path, format_args!("a secret is sealed to 1 to {} runners", limits::SECRET_RECIPIENTS));
+                reader.problem(
+                    value.at,
+                    path,
+                    format_args!("a secret is sealed to 1 to {} runners", limits::SECRET_RECIPIENTS),
+                );
                 None
             }
             Err(e) => {
@@ -223,8 +229,18 @@ fn to_json(reader: &Reader<'_>, value: Use) -> Json {
         Value::Plain(text) | Value::Quoted(text) => json!(text),
         Value::List(items) => items.iter().map(|item| to_json(reader, *item)).collect(),
         Value::Map(entries) => {
-            let text = |key: Use| if let Value::Plain(t) | Value::Quoted(t) = reader.tree().value(key) { t.to_string() } else { String::new() };
-            entries.iter().map(|(key, value)| (text(*key), to_json(reader, *value))).collect::<serde_json::Map<_, _>>().into()
+            let text = |key: Use| {
+                if let Value::Plain(t) | Value::Quoted(t) = reader.tree().value(key) {
+                    t.to_string()
+                } else {
+                    String::new()
+                }
+            };
+            entries
+                .iter()
+                .map(|(key, value)| (text(*key), to_json(reader, *value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         }
     }
 }

@@ -78,7 +78,11 @@ impl<'a> Tree<'a> {
         }
         match builder.root {
             Some(root) => Ok(Self { nodes: builder.nodes, root }),
-            None => Err(Problem::new(Position { line: 1, column: 1 }, "", "the text is empty: it must begin with `workflow:`")),
+            None => Err(Problem::new(
+                Position { line: 1, column: 1 },
+                "",
+                "the text is empty: it must begin with `workflow:`",
+            )),
         }
     }
 
@@ -153,7 +157,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn begin(&mut self, at: Position, anchor: usize, is_map: bool, tag: Option<&granit_parser::Tag>) -> Result<(), Problem> {
+    fn begin(
+        &mut self,
+        at: Position,
+        anchor: usize,
+        is_map: bool,
+        tag: Option<&granit_parser::Tag>,
+    ) -> Result<(), Problem> {
         if let Some(tag) = tag {
             return Err(unknown_tag(tag, at));
         }
@@ -183,7 +193,11 @@ impl<'a> Builder<'a> {
     fn add(&mut self, node: Node<'a>, anchor: usize) -> Result<(), Problem> {
         let (at, id) = (node.at, self.nodes.len());
         if id >= MAX_NODES {
-            return Err(Problem::new(at, "", format!("the text has more than {MAX_NODES} values: split it into several workflows")));
+            return Err(Problem::new(
+                at,
+                "",
+                format!("the text has more than {MAX_NODES} values: split it into several workflows"),
+            ));
         }
         let id = u32::try_from(id).expect("MAX_NODES is far below 2^32");
         self.nodes.push(node);
@@ -200,7 +214,8 @@ impl<'a> Builder<'a> {
             return Err(Problem::new(member.at, "", too_deep()));
         }
         if node.weight > MAX_WEIGHT {
-            let message = format!("with all aliases written out this has more than {MAX_WEIGHT} bytes: use fewer aliases");
+            let message =
+                format!("with all aliases written out this has more than {MAX_WEIGHT} bytes: use fewer aliases");
             return Err(Problem::new(member.at, "", message));
         }
         match self.open.last_mut() {

@@ -89,7 +89,8 @@ fn index(reader: &mut Reader<'_>, items: &[Use], path: &Path<'_>) -> Index {
     let tree = reader.tree();
     for (n, item) in items.iter().enumerate() {
         let Value::Map(entries) = tree.value(*item) else { continue };
-        let id = entries.iter().find(|(key, _)| matches!(tree.value(*key), Value::Plain(k) | Value::Quoted(k) if k == "id"));
+        let id =
+            entries.iter().find(|(key, _)| matches!(tree.value(*key), Value::Plain(k) | Value::Quoted(k) if k == "id"));
         let Some((_, value)) = id else { continue };
         let (Value::Plain(text) | Value::Quoted(text)) = tree.value(*value) else { continue };
         let Ok(id) = StepId::new(text) else { continue };

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use horus_keys::{MAX_JSON_DEPTH, check_json_depth};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::job::{JobError, json, limits};
+use crate::job::{JobError, limits};
 
 /// Why a job did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,8 +60,9 @@ impl Output {
     /// # Errors
     /// As [`Output::from_json_text`]; also if the value cannot be JSON (a map whose keys are not strings).
     pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, ExecutionError> {
-        let raw = serde_json::value::to_raw_value(value)
-            .map_err(|e| ExecutionError::new("OUTPUT_INVALID", format_args!("the output cannot be written as JSON: {e}")))?;
+        let raw = serde_json::value::to_raw_value(value).map_err(|e| {
+            ExecutionError::new("OUTPUT_INVALID", format_args!("the output cannot be written as JSON: {e}"))
+        })?;
         Self::bounded(raw.get())?;
         Ok(Self(raw))
     }
@@ -82,12 +84,14 @@ impl Output {
             let (is, max) = (text.len(), limits::OUTPUT_BYTES);
             return Err(ExecutionError::new(
                 "OUTPUT_TOO_LARGE",
-                format_args!("the output has {is} bytes, at most {max} are allowed: store it elsewhere and return where it is"),
+                format_args!(
+                    "the output has {is} bytes, at most {max} are allowed: store it elsewhere and return where it is"
+                ),
             ));
         }
-        if !json::within_depth(text.as_bytes(), limits::DEPTH) {
-            let max = limits::DEPTH;
-            return Err(ExecutionError::new("OUTPUT_INVALID", format_args!("the output is nested more than {max} deep")));
+        if !check_json_depth(text.as_bytes(), MAX_JSON_DEPTH) {
+            let message = format_args!("the output is nested more than {MAX_JSON_DEPTH} deep");
+            return Err(ExecutionError::new("OUTPUT_INVALID", message));
         }
         Ok(())
     }

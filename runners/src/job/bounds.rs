@@ -23,7 +23,10 @@ pub(crate) fn env(map: &BTreeMap<String, String>) -> Result<(), OutOfBounds> {
     for (name, value) in map {
         variable_name(name)?;
         if value.contains('\0') {
-            return Err(OutOfBounds { too_large: false, message: format!("env {name}: a value cannot hold a NUL character") });
+            return Err(OutOfBounds {
+                too_large: false,
+                message: format!("env {name}: a value cannot hold a NUL character"),
+            });
         }
     }
     Ok(())
@@ -51,7 +54,10 @@ pub(crate) fn name(what: &str, name: &str) -> Result<(), OutOfBounds> {
         return Err(too_large(format!("the name of a {what} has {} bytes, at most {max} are allowed", name.len())));
     }
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(OutOfBounds { too_large: false, message: format!("{name:?} cannot be the name of a {what}: use printable characters") });
+        return Err(OutOfBounds {
+            too_large: false,
+            message: format!("{name:?} cannot be the name of a {what}: use printable characters"),
+        });
     }
     Ok(())
 }
@@ -60,7 +66,10 @@ pub(crate) fn name(what: &str, name: &str) -> Result<(), OutOfBounds> {
 fn variable_name(variable: &str) -> Result<(), OutOfBounds> {
     name("variable", variable)?;
     if variable.contains('=') {
-        return Err(OutOfBounds { too_large: false, message: format!("{variable:?} cannot be the name of a variable: it holds `=`") });
+        return Err(OutOfBounds {
+            too_large: false,
+            message: format!("{variable:?} cannot be the name of a variable: it holds `=`"),
+        });
     }
     Ok(())
 }
@@ -71,7 +80,9 @@ fn texts(what: &str, map: &BTreeMap<String, String>, max_entries: usize, max_byt
     }
     let bytes: usize = map.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > max_bytes {
-        return Err(too_large(format!("{what} has {bytes} bytes, at most {max_bytes} are allowed: pass large values as input")));
+        return Err(too_large(format!(
+            "{what} has {bytes} bytes, at most {max_bytes} are allowed: pass large values as input"
+        )));
     }
     Ok(())
 }
@@ -95,7 +106,11 @@ mod tests {
     #[test]
     fn maps_are_bounded_in_number_and_size() {
         let many: BTreeMap<_, _> = (0..65).map(|n| (n.to_string(), String::new())).collect();
-        assert!(env(&many).unwrap_err().too_large && labels(&many).unwrap_err().too_large && secrets(&many).unwrap_err().too_large);
+        assert!(
+            env(&many).unwrap_err().too_large
+                && labels(&many).unwrap_err().too_large
+                && secrets(&many).unwrap_err().too_large
+        );
         assert!(env(&map(&[("a", &"x".repeat(limits::ENV_BYTES))])).unwrap_err().too_large);
         assert_eq!(env(&map(&[("a", &"x".repeat(limits::ENV_BYTES - 1))])), Ok(()));
         assert!(labels(&map(&[(&"x".repeat(129), "")])).unwrap_err().too_large);

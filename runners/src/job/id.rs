@@ -89,7 +89,7 @@ macro_rules! name_type {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                parse_str(d, concat!("an id of 1 to 64 characters A-Z a-z 0-9 _ -"))
+                parse_str(d, "an id of 1 to 64 characters A-Z a-z 0-9 _ -")
             }
         }
 
@@ -210,7 +210,10 @@ impl JsonSchema for JobId {
 }
 
 /// Reads any of the types above from a string without copying it first.
-fn parse_str<'de, D: Deserializer<'de>, T: FromStr<Err = IdError>>(d: D, expected: &'static str) -> Result<T, D::Error> {
+fn parse_str<'de, D: Deserializer<'de>, T: FromStr<Err = IdError>>(
+    d: D,
+    expected: &'static str,
+) -> Result<T, D::Error> {
     struct Text<T>(&'static str, std::marker::PhantomData<T>);
     impl<T: FromStr<Err = IdError>> de::Visitor<'_> for Text<T> {
         type Value = T;

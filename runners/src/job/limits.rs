@@ -48,7 +48,7 @@ pub const DEPENDENCIES: usize = 10_000;
 /// Length of a workflow's `name`.
 pub const WORKFLOW_NAME_BYTES: usize = 256;
 /// Nesting of arrays and objects in JSON and YAML.
-pub const DEPTH: usize = 64;
+pub const DEPTH: usize = horus_keys::MAX_JSON_DEPTH;
 /// Lines kept of one job's log; older ones are dropped, and the log says so.
 pub const LOG_LINES: usize = 10_000;
 /// Text kept of one job's log.

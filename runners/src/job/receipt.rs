@@ -85,7 +85,9 @@ impl Receipt {
             finished_at: ending.finished_at,
             outcome: ending.outcome,
             output: ending.output.map(|text| Digest::of(text.as_bytes())),
-            error: ending.error.map(|e| JobError { code: cut(&e.code, limits::ERROR_CODE_BYTES).to_owned(), message: message(e) }),
+            error: ending
+                .error
+                .map(|e| JobError { code: cut(&e.code, limits::ERROR_CODE_BYTES).to_owned(), message: message(e) }),
         }
     }
 }

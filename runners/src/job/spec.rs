@@ -72,7 +72,12 @@ impl JobSpec {
 
     /// The job of one attempt of a workflow's step; its id is derived.
     #[must_use]
-    pub fn step(runner: RunnerKind, delegation: Delegation, input: Option<Box<RawValue>>, receipts: Vec<ReceiptRef>) -> Self {
+    pub fn step(
+        runner: RunnerKind,
+        delegation: Delegation,
+        input: Option<Box<RawValue>>,
+        receipts: Vec<ReceiptRef>,
+    ) -> Self {
         let id = delegation.job_id(&runner).local().clone();
         Self { input, delegation: Some(delegation), receipts, ..Self::empty(id, runner) }
     }
@@ -160,7 +165,8 @@ impl<'de> Deserialize<'de> for ReceiptRef {
                 text.parse().map(ReceiptRef::Digest).map_err(E::custom)
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ReceiptRef, A::Error> {
-                Envelope::deserialize(de::value::MapAccessDeserializer::new(map)).map(|e| ReceiptRef::Envelope(Box::new(e)))
+                Envelope::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|e| ReceiptRef::Envelope(Box::new(e)))
             }
         }
         d.deserialize_any(Either)

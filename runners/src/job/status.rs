@@ -91,7 +91,9 @@ impl fmt::Display for JobStatus {
 
 /// A text that names no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown job status: use one of delayed, queued, running, succeeded, failed, cancelled, timed_out, lost, expired")]
+#[error(
+    "unknown job status: use one of delayed, queued, running, succeeded, failed, cancelled, timed_out, lost, expired"
+)]
 pub struct UnknownStatus;
 
 impl FromStr for JobStatus {

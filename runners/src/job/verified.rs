@@ -93,3 +93,16 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_step_belong_to_its_workflow() {
+        let mut job = Job::unsigned("hero", "");
+        assert_eq!(job.secret_scope(), job.id.to_string());
+        job.workflow = Some((Digest::of(b"w"), WorkflowId::new("nightly").unwrap()));
+        assert_eq!(job.secret_scope(), "nightly");
+    }
+}
