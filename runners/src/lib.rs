@@ -6,3 +6,4 @@
 pub mod definition;
 pub mod executor;
 pub mod job;
+pub mod queue;

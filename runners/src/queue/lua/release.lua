@@ -1,0 +1,27 @@
+-- Gives jobs back that a worker claimed and will not finish: it is told to stop.
+-- ARGV: worker, then (id, token) per job. Jobs that started go back only if they are idempotent. Gives one number per job: 1 given back, 0 not.
+local worker, reply, back = ARGV[1], {}, false
+for i = 2, #ARGV, 2 do
+  local id, token = ARGV[i], ARGV[i + 1]
+  local key = job_key(id)
+  local job = call('HMGET', key, 'status', 'worker', 'token', 'priority', 'run_until', 'deliveries', 'idempotent', 'batch', 'cancel')
+  local mine = job[2] == worker and job[3] == token
+  local given = 0
+  if mine and (job[1] == 'queued' or (job[1] == 'running' and job[7] == '1')) then
+    call('HDEL', base .. ':active', id)
+    if job[9] then
+      conclude(id, job[8], 'cancelled', now)
+    else
+      if job[1] == 'running' then note(id, 'worker ' .. worker .. ' stops; the job is idempotent and is delivered again') end
+      call('HSET', key, 'status', 'queued', 'deliveries', math.max(tonumber(job[6] or '1') - 1, 0))
+      call('HDEL', key, 'worker', 'token', 'started')
+      enqueue(id, job[4], job[5])
+      back = true
+    end
+    given = 1
+  end
+  reply[#reply + 1] = given
+end
+conclude_all()
+if back then hint() end
+return reply

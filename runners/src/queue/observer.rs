@@ -1,0 +1,127 @@
+//! Tells by its own clock which workers are dead.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use horus_keys::RunnerKind;
+
+/// Watches heartbeat counters. A lease lapses when its counter was seen unchanged for the whole of it, by the monotonic clock of this process:
+/// a wall clock that jumps lapses none.
+///
+/// Only time in which the observer really looked counts. While it was stopped, or Redis was away, no worker could show life either, so after a
+/// gap the watch begins anew.
+#[derive(Debug, Default)]
+pub struct LeaseObserver {
+    seen: HashMap<(RunnerKind, String), Seen>,
+    last_look: HashMap<RunnerKind, Instant>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    beat: String,
+    since: Instant,
+}
+
+/// A worker and its counter, as Redis has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) worker: String,
+    /// Empty if the worker is not registered.
+    pub(crate) beat: String,
+    pub(crate) lease: Duration,
+}
+
+impl LeaseObserver {
+    /// An observer that has seen nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in one look at all workers of a kind, and gives those whose lease has lapsed.
+    pub(crate) fn look(&mut self, kind: &RunnerKind, workers: Vec<Observed>, now: Instant) -> Vec<Observed> {
+        let shortest = workers.iter().map(|worker| worker.lease).min().unwrap_or(Duration::MAX);
+        let gap = self.last_look.insert(kind.clone(), now).is_none_or(|last| now.duration_since(last) > shortest / 2);
+        self.seen.retain(|(of, worker), _| of != kind || workers.iter().any(|observed| observed.worker == *worker));
+        let mut lapsed = Vec::new();
+        for observed in workers {
+            let seen = self
+                .seen
+                .entry((kind.clone(), observed.worker.clone()))
+                .or_insert_with(|| Seen { beat: observed.beat.clone(), since: now });
+            if gap || seen.beat != observed.beat {
+                *seen = Seen { beat: observed.beat.clone(), since: now };
+            } else if now.duration_since(seen.since) >= observed.lease {
+                lapsed.push(observed);
+            }
+        }
+        lapsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn kind() -> RunnerKind {
+        "noop".parse().unwrap()
+    }
+
+    fn worker(beat: u32) -> Vec<Observed> {
+        vec![Observed { worker: "w".to_owned(), beat: beat.to_string(), lease: LEASE }]
+    }
+
+    #[test]
+    fn a_counter_that_stands_still_lapses_after_the_lease() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        for second in 0..10 {
+            assert!(observer.look(&kind(), worker(5), start + Duration::from_secs(second)).is_empty(), "{second}");
+        }
+        assert_eq!(observer.look(&kind(), worker(5), start + LEASE), worker(5));
+    }
+
+    #[test]
+    fn a_counter_that_moves_never_lapses() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        for second in 0..100 {
+            let beat = u32::try_from(second / 8).unwrap();
+            assert!(observer.look(&kind(), worker(beat), start + Duration::from_secs(second)).is_empty());
+        }
+    }
+
+    #[test]
+    fn time_without_a_look_does_not_count() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        observer.look(&kind(), worker(5), start);
+        observer.look(&kind(), worker(5), start + Duration::from_secs(3));
+        // The observer was stopped, or Redis was away, for an hour.
+        let back = start + Duration::from_secs(3600);
+        assert!(observer.look(&kind(), worker(5), back).is_empty());
+        for second in 1..10 {
+            assert!(observer.look(&kind(), worker(5), back + Duration::from_secs(second)).is_empty());
+        }
+        assert_eq!(observer.look(&kind(), worker(5), back + LEASE).len(), 1);
+    }
+
+    #[test]
+    fn a_restarted_counter_is_a_sign_of_life() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        for second in 0..9 {
+            observer.look(&kind(), worker(5), start + Duration::from_secs(second));
+        }
+        assert!(observer.look(&kind(), worker(1), start + Duration::from_secs(9)).is_empty());
+        assert!(observer.look(&kind(), worker(1), start + Duration::from_secs(12)).is_empty());
+    }
+
+    #[test]
+    fn workers_that_are_gone_are_forgotten() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        observer.look(&kind(), worker(5), start);
+        observer.look(&kind(), Vec::new(), start + Duration::from_secs(1));
+        assert!(observer.seen.is_empty());
+    }
+}
