@@ -56,12 +56,7 @@ impl FromStr for Digest {
 
     /// Uppercase digits are refused: a digest is compared and stored as text, so it has one form.
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let refuse = || {
-            ValueError::new(
-                text,
-                "a digest: `sha256:` and 64 lowercase hexadecimal digits",
-            )
-        };
+        let refuse = || ValueError::new(text, "a digest: `sha256:` and 64 lowercase hexadecimal digits");
         let digits = text.strip_prefix("sha256:").ok_or_else(refuse)?;
         let mut bytes = [0u8; 32];
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -77,3 +72,37 @@ text_value!(Digest, schema: {
     "description": "SHA-256 digest",
     "pattern": "^sha256:[0-9a-f]{64}$"
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_sha_256_and_has_one_text() {
+        // FIPS 180-4, "abc".
+        let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::of(b"abc").to_string(), text);
+        assert_eq!(text.parse::<Digest>().unwrap(), Digest::of(b"abc"));
+        assert_eq!(Digest::of(b"abc").hex(), text[7..]);
+        let json = serde_json::to_string(&Digest::of(b"abc")).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), Digest::of(b"abc"));
+    }
+
+    #[test]
+    fn every_other_text_is_refused() {
+        let good = Digest::of(b"abc").to_string();
+        for bad in [
+            String::new(),
+            good[7..].to_owned(),
+            good.to_uppercase(),
+            good.replace("sha256:ba", "sha256:BA"),
+            format!("{good}0"),
+            good[..70].to_owned(),
+            format!(" {good}"),
+            good.replace("sha256", "sha512"),
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

@@ -54,10 +54,7 @@ pub enum DocumentError {
 }
 
 fn invalid(what: &'static str, reason: impl Into<String>) -> DocumentError {
-    DocumentError::Invalid {
-        what,
-        reason: reason.into(),
-    }
+    DocumentError::Invalid { what, reason: reason.into() }
 }
 
 /// Who speaks for itself signs alone: a second signature would make "by whom" ambiguous.
@@ -111,45 +108,19 @@ impl NodeAnnouncement {
         let verified = envelope.verify(PayloadType::Node)?;
         let signer = only_signer(&verified, Self::WHAT)?;
         let node: Self = verified.parse()?;
-        let lengths = [
-            node.roles.len(),
-            node.topics.len(),
-            node.runners.len(),
-            node.addresses.len(),
-        ];
+        let lengths = [node.roles.len(), node.topics.len(), node.runners.len(), node.addresses.len()];
         if lengths.into_iter().any(|length| length > MAX_ANNOUNCED) {
-            return Err(invalid(
-                Self::WHAT,
-                format!("a list is longer than {MAX_ANNOUNCED}"),
-            ));
+            return Err(invalid(Self::WHAT, format!("a list is longer than {MAX_ANNOUNCED}")));
         }
-        if node
-            .topics
-            .iter()
-            .any(|topic| topic.len() > MAX_TOPIC_BYTES)
-        {
-            return Err(invalid(
-                Self::WHAT,
-                format!("a topic is longer than {MAX_TOPIC_BYTES} bytes"),
-            ));
+        if node.topics.iter().any(|topic| topic.len() > MAX_TOPIC_BYTES) {
+            return Err(invalid(Self::WHAT, format!("a topic is longer than {MAX_TOPIC_BYTES} bytes")));
         }
-        if node
-            .addresses
-            .iter()
-            .any(|address| address.len() > MAX_ADDRESS_BYTES)
-        {
-            return Err(invalid(
-                Self::WHAT,
-                format!("an address is longer than {MAX_ADDRESS_BYTES} bytes"),
-            ));
+        if node.addresses.iter().any(|address| address.len() > MAX_ADDRESS_BYTES) {
+            return Err(invalid(Self::WHAT, format!("an address is longer than {MAX_ADDRESS_BYTES} bytes")));
         }
         let expired_at = node.expires_at;
         if expired_at <= now {
-            return Err(DocumentError::Expired {
-                what: Self::WHAT,
-                signer,
-                expired_at,
-            });
+            return Err(DocumentError::Expired { what: Self::WHAT, signer, expired_at });
         }
         Ok((signer, node))
     }
@@ -211,9 +182,7 @@ impl Certificate {
             return refuse("it lists more than 64 runner kinds; use * for all");
         }
         match &self.name {
-            Some(name) if !is_valid_name(name) => {
-                refuse("its name is longer than 128 bytes or has control characters")
-            }
+            Some(name) if !is_valid_name(name) => refuse("its name is longer than 128 bytes or has control characters"),
             _ => Ok(()),
         }
     }
@@ -243,10 +212,7 @@ impl Binding {
     /// Binds the daemon whose key file holds `mesh_secret` to `identity`.
     #[must_use]
     pub fn prove(identity: &Identity, mesh_secret: &[u8; 32]) -> Envelope {
-        let binding = Self {
-            mesh_public_key: MeshPublicKey::of_secret(mesh_secret),
-            peer_id: identity.peer_id(),
-        };
+        let binding = Self { mesh_public_key: MeshPublicKey::of_secret(mesh_secret), peer_id: identity.peer_id() };
         Envelope::sign_json(identity, PayloadType::Binding, &binding)
     }
 
@@ -259,11 +225,11 @@ impl Binding {
         let signer = only_signer(&verified, Self::WHAT)?;
         let binding: Self = verified.parse()?;
         if binding.peer_id != signer {
-            return Err(invalid(
-                Self::WHAT,
-                format!("it names {} but {signer} signed it", binding.peer_id),
-            ));
+            return Err(invalid(Self::WHAT, format!("it names {} but {signer} signed it", binding.peer_id)));
         }
         Ok(binding)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,9 +38,7 @@ pub enum EnvelopeError {
         found: PayloadType,
     },
     /// A signature does not fit the payload. One bad signature voids the whole envelope.
-    #[error(
-        "the signature of {keyid} does not match the payload: it was changed on the way, or another key signed it"
-    )]
+    #[error("the signature of {keyid} does not match the payload: it was changed on the way, or another key signed it")]
     BadSignature {
         /// The key that was said to have signed.
         keyid: PeerId,
@@ -81,9 +79,7 @@ struct Inner {
 
 impl PartialEq for Inner {
     fn eq(&self, other: &Self) -> bool {
-        self.payload_type == other.payload_type
-            && self.payload == other.payload
-            && self.signatures == other.signatures
+        self.payload_type == other.payload_type && self.payload == other.payload && self.signatures == other.signatures
     }
 }
 
@@ -104,10 +100,7 @@ impl Envelope {
             payload_type,
             payload,
             digest: OnceLock::new(),
-            signatures: vec![Signed {
-                keyid: identity.peer_id(),
-                sig,
-            }],
+            signatures: vec![Signed { keyid: identity.peer_id(), sig }],
         }))
     }
 
@@ -117,11 +110,7 @@ impl Envelope {
     /// If `document` cannot be written as JSON (a map with keys that are not text). No type of Horus
     /// is such.
     #[must_use]
-    pub fn sign_json<T: Serialize + ?Sized>(
-        identity: &Identity,
-        payload_type: PayloadType,
-        document: &T,
-    ) -> Self {
+    pub fn sign_json<T: Serialize + ?Sized>(identity: &Identity, payload_type: PayloadType, document: &T) -> Self {
         let payload = serde_json::to_vec(document).expect("documents have text keys only");
         Self::sign(identity, payload_type, payload)
     }
@@ -140,9 +129,7 @@ impl Envelope {
             return Err(EnvelopeError::TooManySignatures);
         }
         let sig = identity.sign(&pae(self.0.payload_type.as_str(), &self.0.payload));
-        Arc::make_mut(&mut self.0)
-            .signatures
-            .push(Signed { keyid, sig });
+        Arc::make_mut(&mut self.0).signatures.push(Signed { keyid, sig });
         Ok(())
     }
 
@@ -154,12 +141,9 @@ impl Envelope {
     /// [`EnvelopeError::TooLarge`] beyond 16 MiB. Unknown fields are ignored, as DSSE asks for.
     pub fn from_json(json: &[u8]) -> Result<Self, EnvelopeError> {
         if json.len() > MAX_JSON_BYTES {
-            return Err(EnvelopeError::TooLarge {
-                limit: MAX_JSON_BYTES,
-            });
+            return Err(EnvelopeError::TooLarge { limit: MAX_JSON_BYTES });
         }
-        let raw: RawEnvelope<'_> =
-            serde_json::from_slice(json).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
+        let raw: RawEnvelope<'_> = serde_json::from_slice(json).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
         raw.decode()
     }
 
@@ -225,11 +209,7 @@ impl fmt::Debug for Envelope {
 
 /// DSSE's pre-authentication encoding: what is actually signed.
 fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "DSSEv1 {} {payload_type} {} ",
-        payload_type.len(),
-        payload.len()
-    );
+    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
     let mut out = Vec::with_capacity(head.len() + payload.len());
     out.extend_from_slice(head.as_bytes());
     out.extend_from_slice(payload);
@@ -263,16 +243,11 @@ impl RawEnvelope<'_> {
             1..=MAX_SIGNATURES => {}
             _ => return Err(EnvelopeError::TooManySignatures),
         }
-        let payload_type = self
-            .payload_type
-            .parse()
-            .map_err(|e: ValueError| EnvelopeError::Malformed(e.to_string()))?;
+        let payload_type =
+            self.payload_type.parse().map_err(|e: ValueError| EnvelopeError::Malformed(e.to_string()))?;
         let mut signatures: Vec<Signed> = Vec::with_capacity(self.signatures.len());
         for raw in &self.signatures {
-            let keyid = raw
-                .keyid
-                .parse()
-                .map_err(|e: KeyError| EnvelopeError::Malformed(format!("keyid: {e}")))?;
+            let keyid = raw.keyid.parse().map_err(|e: KeyError| EnvelopeError::Malformed(format!("keyid: {e}")))?;
             if signatures.iter().any(|signed| signed.keyid == keyid) {
                 return Err(EnvelopeError::Malformed(format!("{keyid} signed twice")));
             }
@@ -282,26 +257,15 @@ impl RawEnvelope<'_> {
             signatures.push(Signed { keyid, sig });
         }
         let payload = decode_base64(&self.payload, "payload")?;
-        Ok(Envelope(Arc::new(Inner {
-            payload_type,
-            payload,
-            digest: OnceLock::new(),
-            signatures,
-        })))
+        Ok(Envelope(Arc::new(Inner { payload_type, payload, digest: OnceLock::new(), signatures })))
     }
 }
 
 /// Both alphabets, never mixed, padded, and with the unused bits of the last digit zero: otherwise
 /// one payload would have several texts.
 fn decode_base64(text: &str, field: &str) -> Result<Vec<u8>, EnvelopeError> {
-    let engine = if text.bytes().any(|b| matches!(b, b'-' | b'_')) {
-        &URL_SAFE
-    } else {
-        &STANDARD
-    };
-    engine
-        .decode(text)
-        .map_err(|e| EnvelopeError::Malformed(format!("{field} is not canonical base64: {e}")))
+    let engine = if text.bytes().any(|b| matches!(b, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
+    engine.decode(text).map_err(|e| EnvelopeError::Malformed(format!("{field} is not canonical base64: {e}")))
 }
 
 impl Serialize for Envelope {
@@ -313,10 +277,7 @@ impl Serialize for Envelope {
                 .0
                 .signatures
                 .iter()
-                .map(|s| SignatureJson {
-                    keyid: s.keyid,
-                    sig: STANDARD.encode(s.sig),
-                })
+                .map(|s| SignatureJson { keyid: s.keyid, sig: STANDARD.encode(s.sig) })
                 .collect(),
         }
         .serialize(serializer)
@@ -325,9 +286,7 @@ impl Serialize for Envelope {
 
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RawEnvelope::deserialize(deserializer)?
-            .decode()
-            .map_err(serde::de::Error::custom)
+        RawEnvelope::deserialize(deserializer)?.decode().map_err(serde::de::Error::custom)
     }
 }
 
@@ -361,3 +320,6 @@ impl JsonSchema for Envelope {
         EnvelopeJson::json_schema(generator)
     }
 }
+
+#[cfg(test)]
+mod tests;

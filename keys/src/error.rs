@@ -16,17 +16,13 @@ pub enum KeyError {
         reason: &'static str,
     },
     /// The 32 bytes are not a public key that a signature can be checked with.
-    #[error(
-        "these 32 bytes are no usable Ed25519 public key ({0}); ask the owner of the key for its PeerId again"
-    )]
+    #[error("these 32 bytes are no usable Ed25519 public key ({0}); ask the owner of the key for its PeerId again")]
     InvalidPublicKey(&'static str),
     /// The text is not 64 hexadecimal digits.
     #[error("`{0}` is not a key in hexadecimal: 64 digits 0-9a-f were expected")]
     NotHex(String),
     /// The PEM text holds no Ed25519 private key in PKCS#8.
-    #[error(
-        "this PEM holds no Ed25519 private key in PKCS#8 ({0}); make one with `horus keys generate`"
-    )]
+    #[error("this PEM holds no Ed25519 private key in PKCS#8 ({0}); make one with `horus keys generate`")]
     Pem(String),
     /// The PEM is encrypted and no passphrase was given.
     #[error("this private key is encrypted: a passphrase is needed")]
@@ -35,9 +31,7 @@ pub enum KeyError {
     #[error("the passphrase does not open this private key, or the file is damaged")]
     WrongPassphrase,
     /// The PEM demands more memory or time for its passphrase than is reasonable.
-    #[error(
-        "this private key's passphrase settings are out of bounds ({0}); refusing to spend the memory"
-    )]
+    #[error("this private key's passphrase settings are out of bounds ({0}); refusing to spend the memory")]
     PassphraseCost(String),
 }
 
@@ -52,10 +46,7 @@ pub struct ValueError {
 impl ValueError {
     /// `expected` finishes the sentence "`text` is not ...".
     pub(crate) fn new(text: &str, expected: &'static str) -> Self {
-        Self {
-            text: excerpt(text),
-            expected,
-        }
+        Self { text: excerpt(text), expected }
     }
 }
 

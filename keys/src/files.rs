@@ -12,12 +12,9 @@ use zeroize::Zeroizing;
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let dir = parent(path);
     // The temporary file is 0600 from its first moment.
-    let mut file = tempfile::Builder::new()
-        .prefix(".horus-")
-        .tempfile_in(&dir)?;
+    let mut file = tempfile::Builder::new().prefix(".horus-").tempfile_in(&dir)?;
     file.write_all(bytes)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
     sync_dir(&dir)
@@ -57,10 +54,7 @@ pub(crate) struct Contents {
 pub(crate) fn read(path: &Path, max: usize) -> io::Result<Contents> {
     // Opening a FIFO would wait for a writer.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -69,13 +63,7 @@ pub(crate) fn read(path: &Path, max: usize) -> io::Result<Contents> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
     file.take(max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > max {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("longer than {max} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
     }
-    Ok(Contents {
-        bytes,
-        mode: metadata.permissions().mode() & 0o7777,
-    })
+    Ok(Contents { bytes, mode: metadata.permissions().mode() & 0o7777 })
 }

@@ -77,17 +77,13 @@ impl Identity {
     /// [`KeyError::Pem`] if the passphrase is empty (it would protect nothing) or encoding fails.
     pub fn to_pkcs8_pem(&self, passphrase: Option<&str>) -> Result<Zeroizing<String>, KeyError> {
         // Version 1, without the public key: OpenSSL 3.0 does not read version 2.
-        let pair = KeypairBytes {
-            secret_key: self.0.key.to_bytes(),
-            public_key: None,
-        };
+        let pair = KeypairBytes { secret_key: self.0.key.to_bytes(), public_key: None };
         let plain = pair.to_pkcs8_der().map_err(pem_error)?;
         let (label, document) = match passphrase {
             None => ("PRIVATE KEY", plain),
             Some("") => return Err(KeyError::Pem("an empty passphrase protects nothing".into())),
             Some(passphrase) => {
-                let parameters =
-                    pbes2::Parameters::generate_scrypt(&mut SysRng).map_err(pem_error)?;
+                let parameters = pbes2::Parameters::generate_scrypt(&mut SysRng).map_err(pem_error)?;
                 let encrypted = PrivateKeyInfoRef::try_from(plain.as_bytes())
                     .and_then(|info| info.encrypt_with_params(parameters, passphrase))
                     .map_err(pem_error)?;
@@ -120,9 +116,9 @@ impl Identity {
         let pair = KeypairBytes::try_from(document.as_bytes()).map_err(pem_error)?;
         let identity = Self::from_seed(&pair.secret_key);
         match &pair.public_key {
-            Some(public) if public.as_ref() != identity.peer_id().public_key() => Err(
-                KeyError::Pem("its public key does not belong to its private key".into()),
-            ),
+            Some(public) if public.as_ref() != identity.peer_id().public_key() => {
+                Err(KeyError::Pem("its public key does not belong to its private key".into()))
+            }
             _ => Ok(identity),
         }
     }
@@ -153,20 +149,14 @@ pub(crate) fn random_bytes() -> Zeroizing<[u8; 32]> {
 fn decrypt(document: &SecretDocument, passphrase: &str) -> Result<SecretDocument, KeyError> {
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(pem_error)?;
     check_cost(&encrypted.encryption_algorithm)?;
-    encrypted
-        .decrypt(passphrase)
-        .map_err(|_| KeyError::WrongPassphrase)
+    encrypted.decrypt(passphrase).map_err(|_| KeyError::WrongPassphrase)
 }
 
 /// An imported file may ask for any amount of memory; say no before it is spent.
 fn check_cost(scheme: &EncryptionScheme) -> Result<(), KeyError> {
-    let parameters = scheme
-        .pbes2()
-        .ok_or_else(|| KeyError::Pem("encrypted with something older than PBES2".into()))?;
+    let parameters = scheme.pbes2().ok_or_else(|| KeyError::Pem("encrypted with something older than PBES2".into()))?;
     if let Some(scrypt) = parameters.kdf.scrypt() {
-        let memory = 128u64
-            .saturating_mul(scrypt.cost_parameter)
-            .saturating_mul(u64::from(scrypt.block_size));
+        let memory = 128u64.saturating_mul(scrypt.cost_parameter).saturating_mul(u64::from(scrypt.block_size));
         if memory > 256 << 20 || scrypt.parallelization > 16 {
             return Err(KeyError::PassphraseCost(format!(
                 "scrypt N {}, r {}, p {}",
@@ -177,14 +167,128 @@ fn check_cost(scheme: &EncryptionScheme) -> Result<(), KeyError> {
     if let Some(pbkdf2) = parameters.kdf.pbkdf2()
         && pbkdf2.iteration_count > 10_000_000
     {
-        return Err(KeyError::PassphraseCost(format!(
-            "PBKDF2 with {} rounds",
-            pbkdf2.iteration_count
-        )));
+        return Err(KeyError::PassphraseCost(format!("PBKDF2 with {} rounds", pbkdf2.iteration_count)));
     }
     Ok(())
 }
 
 fn pem_error(error: impl fmt::Display) -> KeyError {
     KeyError::Pem(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    /// RFC 8032, section 7.1, test 2: one byte, 0x72.
+    #[test]
+    fn signatures_are_those_of_rfc_8032() {
+        let seed: [u8; 32] = hex::decode("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let identity = Identity::from_seed(&seed);
+        assert_eq!(
+            hex::encode(identity.peer_id().public_key()),
+            "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
+        );
+        assert_eq!(
+            hex::encode(identity.sign(&[0x72])),
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
+             085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+        );
+    }
+
+    #[test]
+    fn keys_are_all_different_and_secrets_are_not_printed() {
+        let (a, b) = (Identity::generate(), Identity::generate());
+        assert_ne!(a.peer_id(), b.peer_id());
+        assert_eq!(format!("{a:?}"), format!("Identity({})", a.peer_id()));
+    }
+
+    #[test]
+    fn pem_leads_back_to_the_key() {
+        let identity = Identity::generate();
+        let pem = identity.to_pkcs8_pem(None).unwrap();
+        assert!(!is_encrypted_pem(&pem));
+        assert_eq!(Identity::from_pkcs8_pem(&pem, None).unwrap().peer_id(), identity.peer_id());
+        assert!(Identity::from_pkcs8_pem(&pem, Some("ignored")).is_ok());
+    }
+
+    #[test]
+    fn an_encrypted_pem_opens_with_its_passphrase_only() {
+        let identity = Identity::generate();
+        let pem = identity.to_pkcs8_pem(Some("correct horse")).unwrap();
+        assert!(is_encrypted_pem(&pem));
+        let open = |passphrase| Identity::from_pkcs8_pem(&pem, passphrase).map(|i| i.peer_id());
+        assert_eq!(open(Some("correct horse")), Ok(identity.peer_id()));
+        assert_eq!(open(None), Err(KeyError::PassphraseNeeded));
+        assert_eq!(open(Some("battery staple")), Err(KeyError::WrongPassphrase));
+        assert!(matches!(identity.to_pkcs8_pem(Some("")), Err(KeyError::Pem(_))));
+        assert_ne!(*pem, *identity.to_pkcs8_pem(Some("correct horse")).unwrap(), "the salt is random");
+    }
+
+    #[test]
+    fn what_holds_no_such_key_is_refused() {
+        for pem in [
+            "",
+            "not a PEM",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n",
+            // X25519 in place of Ed25519: the OID ends in 110, not 112.
+            "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VuBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n",
+            &"A".repeat(MAX_PEM_BYTES + 1),
+        ] {
+            assert!(matches!(Identity::from_pkcs8_pem(pem, None), Err(KeyError::Pem(_))), "{pem:.60}");
+        }
+    }
+
+    #[test]
+    fn a_pem_that_asks_for_gigabytes_is_refused() {
+        let params = pkcs8::pkcs5::scrypt::Params::new(22, 8, 1).unwrap();
+        let scheme = pbes2::Parameters::generate_scrypt_aes256cbc(params, &[1; 16], [2; 16]).unwrap();
+        assert!(matches!(check_cost(&scheme.into()), Err(KeyError::PassphraseCost(_))));
+        let scheme = pbes2::Parameters::generate_pbkdf2_sha256_aes256cbc(99_000_000, &[1; 16], [2; 16]).unwrap();
+        assert!(matches!(check_cost(&scheme.into()), Err(KeyError::PassphraseCost(_))));
+    }
+
+    /// RFC 8410, section 10.3: version 1, and version 2 with the public key.
+    #[test]
+    fn the_keys_of_rfc_8410_are_read() {
+        let v1 = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        let v2 = "-----BEGIN PRIVATE KEY-----\nMHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\noB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEAGb9ECWmEzf6FQbrB\nZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PRIVATE KEY-----\n";
+        let expected = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+        for pem in [v1, v2] {
+            let identity = Identity::from_pkcs8_pem(pem, None).unwrap();
+            assert_eq!(hex::encode(identity.peer_id().public_key()), expected);
+        }
+        let other_key = v2.replace("Z9w7lshQ", "Z9w7lshR");
+        assert!(Identity::from_pkcs8_pem(&other_key, None).is_err());
+    }
+
+    /// What `openssl` makes of the PEM: the public key, as DER. `None` if there is no openssl here.
+    fn openssl_public_key(pem: &str, passphrase: &str) -> Option<Vec<u8>> {
+        let mut child = Command::new("openssl")
+            .args(["pkey", "-pubout", "-outform", "DER", "-passin", &format!("pass:{passphrase}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        child.stdin.take().unwrap().write_all(pem.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "openssl does not read\n{pem}");
+        Some(output.stdout)
+    }
+
+    #[test]
+    fn openssl_reads_the_pem() {
+        let identity = Identity::generate();
+        for passphrase in [None, Some("correct horse")] {
+            let pem = identity.to_pkcs8_pem(passphrase).unwrap();
+            let Some(der) = openssl_public_key(&pem, passphrase.unwrap_or("unused")) else { return };
+            assert!(der.ends_with(identity.peer_id().public_key()));
+        }
+    }
 }

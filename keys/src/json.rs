@@ -32,3 +32,35 @@ pub fn check_json_depth(json: &[u8], max: usize) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert!(check_json_depth(b"[[[]]]", 3));
+        assert!(!check_json_depth(b"[[[]]]", 2));
+        assert!(check_json_depth(br#"{"a": "[[[[", "b": "\"[[[", "c": [], "d": {}}"#, 2));
+        assert!(check_json_depth(b"[1],[2],[3]", 1));
+        assert!(check_json_depth(b"\"\\", 0));
+        assert!(!check_json_depth("[".repeat(1_000_000).as_bytes(), MAX_JSON_DEPTH));
+    }
+
+    proptest! {
+        #[test]
+        fn depth_is_that_of_the_parsed_value(depth in 1usize..100, text in "[\\[\\]{}\"\\\\a]{0,8}") {
+            let mut value = serde_json::Value::String(text.clone());
+            for level in 0..depth {
+                value = if level % 2 == 0 {
+                    serde_json::json!([value])
+                } else {
+                    serde_json::json!({ text.clone(): value })
+                };
+            }
+            let json = value.to_string();
+            prop_assert_eq!(check_json_depth(json.as_bytes(), MAX_JSON_DEPTH), depth <= MAX_JSON_DEPTH);
+        }
+    }
+}

@@ -75,24 +75,11 @@ impl KeyDir {
     ///
     /// # Errors
     /// [`KeyDirError::Exists`] if any of the key files is there and `force` is not set.
-    pub fn create(
-        dir: &Path,
-        identity: Identity,
-        passphrase: Option<&str>,
-        force: bool,
-    ) -> Result<Self, KeyDirError> {
+    pub fn create(dir: &Path, identity: Identity, passphrase: Option<&str>, force: bool) -> Result<Self, KeyDirError> {
         let pem_path = dir.join(IDENTITY);
-        let pem = identity
-            .to_pkcs8_pem(passphrase)
-            .map_err(|source| KeyDirError::Key {
-                path: pem_path.clone(),
-                source,
-            })?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error("make", dir))?;
+        let pem =
+            identity.to_pkcs8_pem(passphrase).map_err(|source| KeyDirError::Key { path: pem_path.clone(), source })?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("make", dir))?;
 
         let marker = Marker::lock(dir)?;
         if !force && !marker.was_started {
@@ -104,11 +91,7 @@ impl KeyDir {
                 }
             }
         }
-        let kept = if marker.was_started {
-            None
-        } else {
-            sealing_key_of(dir, &identity)
-        };
+        let kept = if marker.was_started { None } else { sealing_key_of(dir, &identity) };
         marker.start()?;
         let sealing = match kept {
             Some(sealing) => sealing,
@@ -142,16 +125,10 @@ impl KeyDir {
         }
         let path = dir.join(IDENTITY);
         let pem = read_pem(dir)?;
-        let key_error = |source| KeyDirError::Key {
-            path: path.clone(),
-            source,
-        };
+        let key_error = |source| KeyDirError::Key { path: path.clone(), source };
         let identity = if is_encrypted_pem(&pem) {
             let passphrase = passphrase()
-                .map_err(|reason| KeyDirError::Passphrase {
-                    path: path.clone(),
-                    reason,
-                })?
+                .map_err(|reason| KeyDirError::Passphrase { path: path.clone(), reason })?
                 .ok_or_else(|| key_error(KeyError::PassphraseNeeded))?;
             Identity::from_pkcs8_pem(&pem, Some(&passphrase))
         } else {
@@ -163,10 +140,7 @@ impl KeyDir {
         let keys = Self::with_documents(dir, identity, sealing)?;
         let peer_id = keys.identity.peer_id();
         if mesh != peer_id.mesh_public_key() && mesh != keys.mesh_public_key {
-            return Err(KeyDirError::MeshMismatch {
-                path: dir.join(MESH),
-                peer_id,
-            });
+            return Err(KeyDirError::MeshMismatch { path: dir.join(MESH), peer_id });
         }
         Ok(keys)
     }
@@ -204,10 +178,7 @@ impl KeyDir {
     /// [`KeyDirError::Document`] if it is none, [`KeyDirError::Io`].
     pub fn save_certificate(dir: &Path, certificate: &Envelope) -> Result<(), KeyDirError> {
         let path = dir.join(CERTIFICATE);
-        Certificate::read(certificate).map_err(|source| KeyDirError::Document {
-            path: path.clone(),
-            source,
-        })?;
+        Certificate::read(certificate).map_err(|source| KeyDirError::Document { path: path.clone(), source })?;
         save(&path, certificate)
     }
 
@@ -217,19 +188,12 @@ impl KeyDir {
     /// [`KeyDirError::Document`] if it is none, [`KeyDirError::Io`].
     pub fn save_binding(dir: &Path, binding: &Envelope) -> Result<(), KeyDirError> {
         let path = dir.join(BINDING);
-        Binding::check(binding).map_err(|source| KeyDirError::Document {
-            path: path.clone(),
-            source,
-        })?;
+        Binding::check(binding).map_err(|source| KeyDirError::Document { path: path.clone(), source })?;
         save(&path, binding)
     }
 
     /// Adds certificate and binding, if they lie there, to the keys.
-    fn with_documents(
-        dir: &Path,
-        identity: Identity,
-        sealing: SealingKey,
-    ) -> Result<Self, KeyDirError> {
+    fn with_documents(dir: &Path, identity: Identity, sealing: SealingKey) -> Result<Self, KeyDirError> {
         let peer_id = identity.peer_id();
         let certificate = read_document(&dir.join(CERTIFICATE), peer_id, |envelope| {
             Certificate::read(envelope).map(|(_, certificate)| (certificate.peer_id, ()))
@@ -237,9 +201,7 @@ impl KeyDir {
         let binding = read_document(&dir.join(BINDING), peer_id, |envelope| {
             Binding::check(envelope).map(|binding| (binding.peer_id, binding.mesh_public_key))
         })?;
-        let mesh_public_key = binding
-            .as_ref()
-            .map_or_else(|| peer_id.mesh_public_key(), |(_, mesh)| *mesh);
+        let mesh_public_key = binding.as_ref().map_or_else(|| peer_id.mesh_public_key(), |(_, mesh)| *mesh);
         Ok(Self {
             identity,
             sealing,
@@ -255,11 +217,7 @@ impl KeyDir {
 #[must_use]
 pub fn default_dir() -> Option<PathBuf> {
     // The XDG base directory specification: a relative path is to be ignored.
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_CONFIG_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".config")))
         .map(|config| config.join("horus"))
@@ -271,9 +229,7 @@ fn sealing_key_of(dir: &Path, identity: &Identity) -> Option<SealingKey> {
     if mesh != identity.mesh_secret() {
         return None;
     }
-    read_key(dir, SEALING)
-        .ok()
-        .map(|secret| SealingKey::from_bytes(&secret))
+    read_key(dir, SEALING).ok().map(|secret| SealingKey::from_bytes(&secret))
 }
 
 /// Writes a secret so that it is there whole or not at all. The temporary name is always the same, so
@@ -283,11 +239,7 @@ fn write_key(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyDirError> {
     let temporary = dir.join(format!(".{name}.new"));
     let write = || {
         files::remove_if_there(&temporary)?;
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -306,10 +258,7 @@ fn read_pem(dir: &Path) -> Result<Zeroizing<String>, KeyDirError> {
     let bytes = read_secret(dir, &path, MAX_PEM_BYTES)?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(KeyDirError::Key {
-            path,
-            source: KeyError::Pem("it is not text".into()),
-        }),
+        Err(_) => Err(KeyDirError::Key { path, source: KeyError::Pem("it is not text".into()) }),
     }
 }
 
@@ -327,21 +276,11 @@ fn read_key(dir: &Path, name: &str) -> Result<Zeroizing<[u8; 32]>, KeyDirError> 
 
 fn read_secret(dir: &Path, path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, KeyDirError> {
     let contents = files::read(path, max).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => KeyDirError::Missing {
-            path: path.to_owned(),
-            dir: dir.to_owned(),
-        },
-        _ => KeyDirError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => KeyDirError::Missing { path: path.to_owned(), dir: dir.to_owned() },
+        _ => KeyDirError::Io { action: "read", path: path.to_owned(), source },
     })?;
     if contents.mode & 0o077 != 0 {
-        return Err(KeyDirError::Exposed {
-            path: path.to_owned(),
-            mode: contents.mode,
-        });
+        return Err(KeyDirError::Exposed { path: path.to_owned(), mode: contents.mode });
     }
     Ok(contents.bytes)
 }
@@ -359,16 +298,12 @@ fn read_document<T>(
     let checked = Envelope::from_json(&contents.bytes)
         .map_err(DocumentError::from)
         .and_then(|envelope| check(&envelope).map(|(found, value)| (envelope, found, value)));
-    let (envelope, found, value) = checked.map_err(|source| KeyDirError::Document {
-        path: path.to_owned(),
-        source,
-    })?;
+    let (envelope, found, value) = checked.map_err(|source| KeyDirError::Document { path: path.to_owned(), source })?;
     if found != peer_id {
-        return Err(KeyDirError::ForeignDocument {
-            path: path.to_owned(),
-            found,
-            peer_id,
-        });
+        return Err(KeyDirError::ForeignDocument { path: path.to_owned(), found, peer_id });
     }
     Ok(Some((envelope, value)))
 }
+
+#[cfg(test)]
+mod tests;

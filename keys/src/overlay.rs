@@ -89,11 +89,24 @@ impl MeshPublicKey {
     #[must_use]
     pub fn overlay_address(&self) -> Ipv6Addr {
         let mut address = [0u8; 16];
-        blake3::Hasher::new()
-            .update(&self.0)
-            .finalize_xof()
-            .fill(&mut address);
+        blake3::Hasher::new().update(&self.0).finalize_xof().fill(&mut address);
         address[0] = 0x04 | (address[0].count_ones() as u8 & 1);
         Ipv6Addr::from(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_of_either_case_is_read_and_lowercase_is_written() {
+        let text = "761d88ec830413919dfe9d4d1d56f17e653c8c994082df5b137b90a0ae6edf74";
+        let key: MeshPublicKey = text.to_uppercase().parse().unwrap();
+        assert_eq!(key.to_string(), text);
+        assert_eq!(serde_json::to_string(&key).unwrap(), format!("\"{text}\""));
+        for bad in ["", &text[1..], &format!("{text}00"), &text.replace('7', "g")] {
+            assert!(bad.parse::<MeshPublicKey>().is_err(), "{bad}");
+        }
     }
 }

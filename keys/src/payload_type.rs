@@ -29,16 +29,8 @@ pub enum PayloadType {
 
 impl PayloadType {
     /// All payload types.
-    pub const ALL: [Self; 8] = [
-        Self::Jobs,
-        Self::Workflow,
-        Self::Receipts,
-        Self::Call,
-        Self::Node,
-        Self::Member,
-        Self::Cancel,
-        Self::Binding,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Jobs, Self::Workflow, Self::Receipts, Self::Call, Self::Node, Self::Member, Self::Cancel, Self::Binding];
 
     /// The media type, as in `payloadType`.
     #[must_use]
@@ -58,9 +50,7 @@ impl PayloadType {
     /// The short name: `jobs`, `workflow`, ...
     #[must_use]
     pub fn short(self) -> &'static str {
-        self.as_str()
-            .trim_start_matches("application/vnd.horus.")
-            .trim_end_matches("+json")
+        self.as_str().trim_start_matches("application/vnd.horus.").trim_end_matches("+json")
     }
 }
 
@@ -78,12 +68,7 @@ impl FromStr for PayloadType {
         Self::ALL
             .into_iter()
             .find(|t| t.as_str() == text)
-            .ok_or_else(|| {
-                ValueError::new(
-                    text,
-                    "a payload type of Horus (application/vnd.horus.jobs+json and so on)",
-                )
-            })
+            .ok_or_else(|| ValueError::new(text, "a payload type of Horus (application/vnd.horus.jobs+json and so on)"))
     }
 }
 

@@ -64,8 +64,7 @@ impl PeerId {
 
     /// The point behind the name, ready to check signatures with.
     pub(crate) fn verifying_key(&self) -> VerifyingKey {
-        self.decompress()
-            .expect("every constructor of PeerId has checked the key")
+        self.decompress().expect("every constructor of PeerId has checked the key")
     }
 
     /// Finds the curve point, in the cache or by computing it.
@@ -73,11 +72,7 @@ impl PeerId {
     /// Decompression costs a field exponentiation (about 4 us), and a request names the same few
     /// keys several times: signer, audience, coordinators.
     fn decompress(&self) -> Result<VerifyingKey, KeyError> {
-        if let Some(key) = POINTS
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&self.0)
-        {
+        if let Some(key) = POINTS.read().unwrap_or_else(PoisonError::into_inner).get(&self.0) {
             return Ok(*key);
         }
         let key = check_point(&self.0)?;
@@ -101,8 +96,7 @@ fn check_point(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     if *low >= 0xed && high & 0x7f == 0x7f && middle.iter().all(|b| *b == 0xff) {
         return Err(KeyError::InvalidPublicKey("not in canonical form"));
     }
-    let key = VerifyingKey::from_bytes(bytes)
-        .map_err(|_| KeyError::InvalidPublicKey("not a point of the curve"))?;
+    let key = VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::InvalidPublicKey("not a point of the curve"))?;
     if key.is_weak() {
         return Err(KeyError::InvalidPublicKey("a point of small order"));
     }
@@ -113,17 +107,12 @@ impl FromStr for PeerId {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let refuse = |reason| KeyError::NotAPeerId {
-            text: excerpt(text),
-            reason,
-        };
+        let refuse = |reason| KeyError::NotAPeerId { text: excerpt(text), reason };
         // Base 58 takes quadratic time: bound it first.
         if text.len() > MAX_TEXT {
             return Err(refuse("too long"));
         }
-        let parsed: libp2p_identity::PeerId = text
-            .parse()
-            .map_err(|_| refuse("not a libp2p PeerId in base 58"))?;
+        let parsed: libp2p_identity::PeerId = text.parse().map_err(|_| refuse("not a libp2p PeerId in base 58"))?;
         let binary = parsed.to_bytes();
         let key: &[u8; 32] = binary
             .strip_prefix(&PREFIX)
@@ -138,8 +127,8 @@ impl fmt::Display for PeerId {
         let mut binary = [0u8; 38];
         binary[..6].copy_from_slice(&PREFIX);
         binary[6..].copy_from_slice(&self.0);
-        let peer_id = libp2p_identity::PeerId::from_bytes(&binary)
-            .expect("an identity multihash of 36 bytes is a PeerId");
+        let peer_id =
+            libp2p_identity::PeerId::from_bytes(&binary).expect("an identity multihash of 36 bytes is a PeerId");
         f.pad(&peer_id.to_base58())
     }
 }
@@ -167,18 +156,12 @@ mod tests {
     fn a_seed_gives_the_names_and_addresses_that_libp2p_and_mycelium_give() {
         let identity = Identity::from_seed(&[7; 32]);
         let peer_id = identity.peer_id();
-        assert_eq!(
-            peer_id.to_string(),
-            "12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7"
-        );
+        assert_eq!(peer_id.to_string(), "12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7");
         assert_eq!(
             peer_id.mesh_public_key().to_string(),
             "761d88ec830413919dfe9d4d1d56f17e653c8c994082df5b137b90a0ae6edf74"
         );
-        assert_eq!(
-            peer_id.overlay_address().to_string(),
-            "5c6:4896:5bc7:a56f:1510:c6d1:f1a5:e9e2"
-        );
+        assert_eq!(peer_id.overlay_address().to_string(), "5c6:4896:5bc7:a56f:1510:c6d1:f1a5:e9e2");
         assert_eq!(
             MeshPublicKey::of_secret(&identity.mesh_secret()),
             peer_id.mesh_public_key(),
@@ -199,16 +182,10 @@ mod tests {
     fn what_is_no_usable_ed25519_key_is_refused() {
         refused("", "base 58");
         refused("alice", "base 58");
-        refused(
-            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
-            "does not name an Ed25519 key",
-        );
+        refused("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "does not name an Ed25519 key");
         refused(&"1".repeat(10_000), "too long");
         // A secp256k1 key.
-        refused(
-            "16Uiu2HAkvUpmJW5SSBBy7Ts1VfvGA6gLhANUVZmxSJMxgYPSXtMt",
-            "does not name an Ed25519 key",
-        );
+        refused("16Uiu2HAkvUpmJW5SSBBy7Ts1VfvGA6gLhANUVZmxSJMxgYPSXtMt", "does not name an Ed25519 key");
         let mut off_curve = [0; 32];
         off_curve[0] = 2;
         refused(&text_of(off_curve), "invalid or weak");
@@ -224,19 +201,12 @@ mod tests {
         let mut twin = [0xff; 32];
         twin[0] = 0xf0;
         twin[31] = 0x7f;
-        assert_eq!(
-            PeerId::from_public_key(&twin),
-            Err(KeyError::InvalidPublicKey("not in canonical form"))
-        );
+        assert_eq!(PeerId::from_public_key(&twin), Err(KeyError::InvalidPublicKey("not in canonical form")));
     }
 
     #[test]
     fn an_error_does_not_repeat_hostile_text_at_length() {
-        let error = "\x1b[31m"
-            .repeat(5000)
-            .parse::<PeerId>()
-            .unwrap_err()
-            .to_string();
+        let error = "\x1b[31m".repeat(5000).parse::<PeerId>().unwrap_err().to_string();
         assert!(error.len() < 600 && !error.contains('\x1b'), "{error}");
     }
 

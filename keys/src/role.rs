@@ -10,9 +10,7 @@ use crate::error::ValueError;
 
 /// What a key may act as. A key can hold several roles; none implies another, but for the owner's
 /// (see [`Role::Owner`]).
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Certifies other keys, sees all and steers all. Does not submit: an owner that wants to, also
@@ -70,10 +68,22 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
-            ValueError::new(
-                text,
-                "a role: owner, submitter, observer, operator, coordinator, supervisor or runner",
-            )
+            ValueError::new(text, "a role: owner, submitter, observer, operator, coordinator, supervisor or runner")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_json_and_in_text() {
+        for role in Role::ALL {
+            assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{role}\""));
+            assert_eq!(role.to_string().parse::<Role>().unwrap(), role);
+        }
+        assert!("Owner".parse::<Role>().is_err());
+        assert!("admin".parse::<Role>().unwrap_err().to_string().contains("submitter"));
     }
 }

@@ -45,10 +45,7 @@ impl FromStr for RunnerKind {
         if (1..=32).contains(&text.len()) && text.bytes().all(valid) {
             Ok(Self(text.into()))
         } else {
-            Err(ValueError::new(
-                text,
-                "a runner kind: 1 to 32 characters a-z, 0-9 and _",
-            ))
+            Err(ValueError::new(text, "a runner kind: 1 to 32 characters a-z, 0-9 and _"))
         }
     }
 }
@@ -98,11 +95,7 @@ impl FromStr for RunnerPattern {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        if text == "*" {
-            Ok(Self::Any)
-        } else {
-            text.parse().map(Self::Kind)
-        }
+        if text == "*" { Ok(Self::Any) } else { text.parse().map(Self::Kind) }
     }
 }
 
@@ -111,3 +104,30 @@ text_value!(RunnerPattern, schema: {
     "description": "Kind of a runner, or * for all",
     "pattern": "^([a-z0-9_]{1,32}|[*])$"
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_1_to_32_of_a_small_alphabet() {
+        for good in ["hero", "sal", "a", "x_9", &"z".repeat(32)] {
+            assert_eq!(good.parse::<RunnerKind>().unwrap().as_str(), good);
+        }
+        for bad in ["", "Hero", "a-b", "a b", "*", "é", "a\n", "a{b}", &"z".repeat(33)] {
+            assert!(bad.parse::<RunnerKind>().is_err(), "{bad}");
+            assert!(serde_json::from_value::<RunnerKind>(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_grants_one_kind_or_all() {
+        let (hero, sal): (RunnerKind, RunnerKind) = ("hero".parse().unwrap(), "sal".parse().unwrap());
+        let only_hero: RunnerPattern = "hero".parse().unwrap();
+        let all: RunnerPattern = serde_json::from_str("\"*\"").unwrap();
+        assert!(only_hero.matches(&hero) && !only_hero.matches(&sal));
+        assert!(all.matches(&hero) && all.matches(&sal));
+        assert_eq!(all.to_string(), "*");
+        assert!("**".parse::<RunnerPattern>().is_err() && "he*".parse::<RunnerPattern>().is_err());
+    }
+}

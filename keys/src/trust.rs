@@ -65,16 +65,8 @@ impl Trust {
     fn with(policy: TrustPolicy, path: Option<PathBuf>, source: Option<Digest>) -> Self {
         let index = Index::of(&policy);
         let certificates = Certificates::default();
-        let state = State {
-            policy: Arc::new(policy),
-            index,
-            source,
-            certificates,
-        };
-        Self(Arc::new(Shared {
-            path,
-            state: RwLock::new(state),
-        }))
+        let state = State { policy: Arc::new(policy), index, source, certificates };
+        Self(Arc::new(Shared { path, state: RwLock::new(state) }))
     }
 
     /// Reads the file again, and tells whether it had changed. Call it every few seconds.
@@ -130,20 +122,13 @@ impl Trust {
     /// Whether `peer` may act as `role`. An owner may also observe and operate.
     #[must_use]
     pub fn allows(&self, peer: PeerId, role: Role, now: Timestamp) -> bool {
-        self.read()
-            .grants(peer, now, |roles, _| grants_role(roles, role))
+        self.read().grants(peer, now, |roles, _| grants_role(roles, role))
     }
 
     /// Whether `peer` may act as `role` for this kind of runner. Role and kind must come from the same
     /// entry or certificate.
     #[must_use]
-    pub fn allows_runner(
-        &self,
-        peer: PeerId,
-        role: Role,
-        runner: &RunnerKind,
-        now: Timestamp,
-    ) -> bool {
+    pub fn allows_runner(&self, peer: PeerId, role: Role, runner: &RunnerKind, now: Timestamp) -> bool {
         self.read().grants(peer, now, |roles, runners| {
             grants_role(roles, role) && runners.iter().any(|pattern| pattern.matches(runner))
         })
@@ -168,13 +153,7 @@ impl Trust {
     pub fn name_of(&self, peer: PeerId) -> Option<String> {
         let state = self.read();
         let in_policy = state.policy_key(peer).and_then(|key| key.name.clone());
-        in_policy.or_else(|| {
-            state
-                .certificates
-                .of(&peer)
-                .iter()
-                .find_map(|seen| seen.certificate.name.clone())
-        })
+        in_policy.or_else(|| state.certificates.of(&peer).iter().find_map(|seen| seen.certificate.name.clone()))
     }
 
     /// Whether the policy revokes this key.
@@ -195,37 +174,25 @@ impl Trust {
 
 /// Owners see and steer; whoever submits, coordinates, supervises or runs must be told so by name.
 fn grants_role(roles: &[Role], role: Role) -> bool {
-    roles.contains(&role)
-        || (matches!(role, Role::Observer | Role::Operator) && roles.contains(&Role::Owner))
+    roles.contains(&role) || (matches!(role, Role::Observer | Role::Operator) && roles.contains(&Role::Owner))
 }
 
 impl State {
     fn policy_key(&self, peer: PeerId) -> Option<&TrustedKey> {
-        self.index
-            .keys
-            .get(&peer)
-            .map(|position| &self.policy.keys[*position])
+        self.index.keys.get(&peer).map(|position| &self.policy.keys[*position])
     }
 
     /// Whether the policy's entry for `peer`, or one of its certificates that is good, satisfies `enough`.
-    fn grants(
-        &self,
-        peer: PeerId,
-        now: Timestamp,
-        enough: impl Fn(&[Role], &[RunnerPattern]) -> bool,
-    ) -> bool {
+    fn grants(&self, peer: PeerId, now: Timestamp, enough: impl Fn(&[Role], &[RunnerPattern]) -> bool) -> bool {
         if self.index.revoked_keys.contains(&peer) {
             return false;
         }
-        if self
-            .policy_key(peer)
-            .is_some_and(|key| enough(&key.roles, &key.runners))
-        {
+        if self.policy_key(peer).is_some_and(|key| enough(&key.roles, &key.runners)) {
             return true;
         }
         self.certificates.of(&peer).iter().any(|seen| {
-            let sufficient = enough(&seen.certificate.roles, &seen.certificate.runners)
-                && self.judge(seen, now).is_ok();
+            let sufficient =
+                enough(&seen.certificate.roles, &seen.certificate.runners) && self.judge(seen, now).is_ok();
             if sufficient {
                 self.certificates.touch(seen);
             }
@@ -244,9 +211,7 @@ impl State {
         }
         let is_owner = |peer: &PeerId| {
             !self.index.revoked_keys.contains(peer)
-                && self
-                    .policy_key(*peer)
-                    .is_some_and(|key| key.roles.contains(&Role::Owner))
+                && self.policy_key(*peer).is_some_and(|key| key.roles.contains(&Role::Owner))
         };
         let Some(issuer) = seen.signers.iter().copied().find(is_owner) else {
             return Err(TrustError::NotByAnOwner(seen.signers[0]));
@@ -261,3 +226,6 @@ impl State {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

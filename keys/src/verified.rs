@@ -64,10 +64,7 @@ impl Verified {
     /// # Errors
     /// [`EnvelopeError::Payload`] if it is not UTF-8, nests deeper than [`MAX_JSON_DEPTH`], or is no `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, EnvelopeError> {
-        let refuse = |reason| EnvelopeError::Payload {
-            expected: self.payload_type(),
-            reason,
-        };
+        let refuse = |reason| EnvelopeError::Payload { expected: self.payload_type(), reason };
         let text = std::str::from_utf8(self.payload()).map_err(|_| refuse("not UTF-8".into()))?;
         if !check_json_depth(text.as_bytes(), MAX_JSON_DEPTH) {
             return Err(refuse(format!("nested deeper than {MAX_JSON_DEPTH}")));

@@ -99,9 +99,5 @@ pub enum KeyDirError {
 /// For `map_err`: what was tried, and on what.
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyDirError {
     let path = path.to_owned();
-    move |source| KeyDirError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| KeyDirError::Io { action, path, source }
 }

@@ -36,11 +36,7 @@ impl Marker {
             let ours = file.metadata().map_err(io_error("read", &path))?;
             match fs::symlink_metadata(&path) {
                 Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => {
-                    return Ok(Self {
-                        dir: dir.to_owned(),
-                        file,
-                        was_started: ours.len() > 0,
-                    });
+                    return Ok(Self { dir: dir.to_owned(), file, was_started: ours.len() > 0 });
                 }
                 _ => {}
             }
@@ -63,8 +59,6 @@ impl Marker {
     /// The directory is as it should be.
     pub(super) fn finish(self) -> Result<(), KeyDirError> {
         let path = self.dir.join(MARKER);
-        files::remove_if_there(&path)
-            .and_then(|()| files::sync_dir(&self.dir))
-            .map_err(io_error("remove", &path))
+        files::remove_if_there(&path).and_then(|()| files::sync_dir(&self.dir)).map_err(io_error("remove", &path))
     }
 }

@@ -23,12 +23,7 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn new(certificate: Certificate, digest: Digest, signers: Vec<PeerId>) -> Self {
-        Self {
-            certificate,
-            digest,
-            signers,
-            last_used: AtomicU64::new(0),
-        }
+        Self { certificate, digest, signers, last_used: AtomicU64::new(0) }
     }
 }
 
@@ -51,8 +46,7 @@ impl Certificates {
 
     /// Notes that a certificate was of use.
     pub(super) fn touch(&self, seen: &Seen) {
-        seen.last_used
-            .store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        seen.last_used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Remembers a certificate; when full, forgets those expired at `now`, else the least recently used.
@@ -65,26 +59,16 @@ impl Certificates {
         }
         self.touch(&seen);
         let seen = Arc::new(seen);
-        self.by_peer
-            .entry(seen.certificate.peer_id)
-            .or_default()
-            .push(Arc::clone(&seen));
+        self.by_peer.entry(seen.certificate.peer_id).or_default().push(Arc::clone(&seen));
         self.by_digest.insert(seen.digest, seen);
     }
 
     fn make_room(&mut self, now: Timestamp) {
         let expired = |seen: &Seen| seen.certificate.expires_at <= now;
-        let mut victims: Vec<Digest> = self
-            .by_digest
-            .values()
-            .filter(|seen| expired(seen))
-            .map(|seen| seen.digest)
-            .collect();
+        let mut victims: Vec<Digest> =
+            self.by_digest.values().filter(|seen| expired(seen)).map(|seen| seen.digest).collect();
         if victims.is_empty() {
-            let oldest = self
-                .by_digest
-                .values()
-                .min_by_key(|s| s.last_used.load(Ordering::Relaxed));
+            let oldest = self.by_digest.values().min_by_key(|s| s.last_used.load(Ordering::Relaxed));
             victims.extend(oldest.map(|seen| seen.digest));
         }
         for digest in victims {

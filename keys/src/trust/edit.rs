@@ -103,11 +103,7 @@ fn edit<T>(
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let io_error = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| TrustError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| TrustError::Io { action, path, source }
     };
     let lock_path = lock_path(path);
     let lock = OpenOptions::new()
@@ -122,19 +118,22 @@ fn edit<T>(
     let text = read_text(path)?;
     let is_new = fs::metadata(path).is_err();
     parse_file(path, &text)?;
-    let invalid = |reason| TrustError::Policy {
-        path: Some(path.clone()),
-        reason,
-    };
+    let invalid = |reason| TrustError::Policy { path: Some(path.clone()), reason };
     let start = if is_new { HEADER } else { &text };
-    let mut document: DocumentMut = start
-        .parse()
-        .map_err(|e: toml_edit::TomlError| invalid(e.to_string()))?;
+    let mut document: DocumentMut = start.parse().map_err(|e: toml_edit::TomlError| invalid(e.to_string()))?;
+    // Comments in a file without entries count as its end; new entries are to come after them.
+    let preamble = if document.as_table().is_empty() {
+        let comments = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing("");
+        comments
+    } else {
+        String::new()
+    };
     let Some(done) = change(&mut document).map_err(invalid)? else {
         return Ok(None);
     };
 
-    let changed = document.to_string();
+    let changed = format!("{preamble}{document}");
     // What is written must be readable, or the machine would trust nobody from its next start on.
     parse_file(path, &changed)?;
     let mode = fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o7777);
@@ -152,15 +151,11 @@ fn tables<'a>(document: &'a mut DocumentMut, name: &str) -> Result<&'a mut Array
         .entry(name)
         .or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()))
         .as_array_of_tables_mut()
-        .ok_or_else(|| {
-            format!("`{name}` is written inline; write each entry as [[{name}]] to have it edited")
-        })
+        .ok_or_else(|| format!("`{name}` is written inline; write each entry as [[{name}]] to have it edited"))
 }
 
 fn position(tables: &ArrayOfTables, field: &str, text: &str) -> Option<usize> {
-    tables
-        .iter()
-        .position(|table| table.get(field).and_then(Item::as_str) == Some(text))
+    tables.iter().position(|table| table.get(field).and_then(Item::as_str) == Some(text))
 }
 
 fn append(tables: &mut ArrayOfTables, mut table: Table) {
@@ -173,20 +168,8 @@ fn write_key(table: &mut Table, key: &TrustedKey) {
         Some(name) => set(table, "name", name.as_str().into()),
         None => _ = table.remove("name"),
     }
-    set(
-        table,
-        "roles",
-        key.roles
-            .iter()
-            .map(|role| role.as_str())
-            .collect::<Array>()
-            .into(),
-    );
-    let runners = key
-        .runners
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Array>();
+    set(table, "roles", key.roles.iter().map(|role| role.as_str()).collect::<Array>().into());
+    let runners = key.runners.iter().map(ToString::to_string).collect::<Array>();
     set(table, "runners", runners.into());
 }
 
@@ -203,11 +186,7 @@ fn set(table: &mut Table, field: &str, mut value: Value) {
 
 /// What stands above an entry but does not belong to it: everything up to the last empty line.
 fn comment_above(table: &Table) -> String {
-    let prefix = table
-        .decor()
-        .prefix()
-        .and_then(|raw| raw.as_str())
-        .unwrap_or_default();
+    let prefix = table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
     match prefix.rfind("\n\n") {
         Some(end) => prefix[..=end].to_owned(),
         None => String::new(),
@@ -219,17 +198,10 @@ fn keep_comment(document: &mut DocumentMut, index: usize, comment: &str) {
     if comment.trim().is_empty() {
         return;
     }
-    let next = document
-        .get_mut("key")
-        .and_then(Item::as_array_of_tables_mut)
-        .and_then(|tables| tables.get_mut(index));
+    let next = document.get_mut("key").and_then(Item::as_array_of_tables_mut).and_then(|tables| tables.get_mut(index));
     match next {
         Some(table) => {
-            let prefix = table
-                .decor()
-                .prefix()
-                .and_then(|raw| raw.as_str())
-                .unwrap_or_default();
+            let prefix = table.decor().prefix().and_then(|raw| raw.as_str()).unwrap_or_default();
             let prefix = format!("{comment}{prefix}");
             table.decor_mut().set_prefix(prefix);
         }
@@ -240,3 +212,6 @@ fn keep_comment(document: &mut DocumentMut, index: usize, comment: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

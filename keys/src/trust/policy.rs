@@ -80,28 +80,21 @@ impl TrustPolicy {
     /// [`TrustError::Policy`], naming the line; also for more than 1 MiB of text.
     pub fn parse(text: &str) -> Result<Self, TrustError> {
         if text.len() > MAX_POLICY_BYTES {
-            return Err(invalid(format!(
-                "it is longer than {MAX_POLICY_BYTES} bytes"
-            )));
+            return Err(invalid(format!("it is longer than {MAX_POLICY_BYTES} bytes")));
         }
         let document = Document::parse(text.to_owned()).map_err(invalid)?;
         let raw: RawPolicy = toml_edit::de::from_document(document.clone()).map_err(invalid)?;
         let refuse = |table: &str, index: usize, reason: String| {
             let line = span_of(&document, table, index)
                 .map(|span| text[..span.start].bytes().filter(|b| *b == b'\n').count() + 1);
-            let place =
-                line.map_or_else(|| format!("entry {}", index + 1), |l| format!("line {l}"));
+            let place = line.map_or_else(|| format!("entry {}", index + 1), |l| format!("line {l}"));
             invalid(format!("{place}, [[{table}]]: {reason}"))
         };
 
         let mut ids = HashSet::new();
         for (index, key) in raw.key.iter().enumerate() {
             if !ids.insert(key.id) {
-                return Err(refuse(
-                    "key",
-                    index,
-                    format!("{} is listed twice; merge the entries", key.id),
-                ));
+                return Err(refuse("key", index, format!("{} is listed twice; merge the entries", key.id)));
             }
             if key.name.as_deref().is_some_and(|name| !is_valid_name(name)) {
                 let reason = "the name is longer than 128 bytes or has control characters";
@@ -124,10 +117,7 @@ impl TrustPolicy {
             }
             revoked.push(revocation);
         }
-        Ok(Self {
-            keys: raw.key,
-            revoked,
-        })
+        Ok(Self { keys: raw.key, revoked })
     }
 
     /// Reads a `trust.toml`. A missing file trusts nobody.
@@ -148,10 +138,7 @@ impl TrustPolicy {
 // By value, so that it fits `map_err`.
 #[allow(clippy::needless_pass_by_value)]
 fn invalid(reason: impl ToString) -> TrustError {
-    TrustError::Policy {
-        path: None,
-        reason: reason.to_string(),
-    }
+    TrustError::Policy { path: None, reason: reason.to_string() }
 }
 
 /// Where the entry begins in the text, whether it is a `[[table]]` or inline.
@@ -168,24 +155,15 @@ pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
     let contents = match files::read(path, MAX_POLICY_BYTES) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(source) => {
-            return Err(TrustError::Io {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            });
+            return Err(TrustError::Io { action: "read", path: path.to_owned(), source });
         }
         Ok(contents) => contents,
     };
     if contents.mode & 0o002 != 0 {
-        return Err(TrustError::Writable {
-            path: path.to_owned(),
-            mode: contents.mode,
-        });
+        return Err(TrustError::Writable { path: path.to_owned(), mode: contents.mode });
     }
-    String::from_utf8(contents.bytes.to_vec()).map_err(|_| TrustError::Policy {
-        path: Some(path.to_owned()),
-        reason: "it is not UTF-8 text".into(),
-    })
+    String::from_utf8(contents.bytes.to_vec())
+        .map_err(|_| TrustError::Policy { path: Some(path.to_owned()), reason: "it is not UTF-8 text".into() })
 }
 
 /// The policy in the file, and the digest of its text.
@@ -198,10 +176,7 @@ pub(super) fn load(path: &Path) -> Result<(TrustPolicy, Digest), TrustError> {
 /// Parses, and names the file in the error.
 pub(super) fn parse_file(path: &Path, text: &str) -> Result<TrustPolicy, TrustError> {
     TrustPolicy::parse(text).map_err(|error| match error {
-        TrustError::Policy { reason, .. } => TrustError::Policy {
-            path: Some(path.to_owned()),
-            reason,
-        },
+        TrustError::Policy { reason, .. } => TrustError::Policy { path: Some(path.to_owned()), reason },
         other => other,
     })
 }
@@ -218,12 +193,7 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn of(policy: &TrustPolicy) -> Self {
         let mut index = Self {
-            keys: policy
-                .keys
-                .iter()
-                .enumerate()
-                .map(|(i, key)| (key.id, i))
-                .collect(),
+            keys: policy.keys.iter().enumerate().map(|(i, key)| (key.id, i)).collect(),
             revoked_keys: HashSet::new(),
             revoked_certificates: HashSet::new(),
         };
@@ -234,5 +204,75 @@ impl Index {
             }
         }
         index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use proptest::prelude::*;
+
+    fn id(seed: u8) -> PeerId {
+        Identity::from_seed(&[seed; 32]).peer_id()
+    }
+
+    #[test]
+    fn a_policy_is_read() {
+        let (a, b, c) = (id(1), id(2), id(3));
+        let digest = Digest::of(b"x");
+        let policy = TrustPolicy::parse(&format!(
+            "# ours\n[[key]]\nid = \"{a}\"\nname = \"Alice\"\nroles = [\"owner\", \"submitter\"]\nrunners = [\"*\"]\n\n\
+             [[key]]\nid = \"{b}\"\nroles = [\"runner\"]\n\n\
+             [[revoked]]\nid = \"{c}\"\n[[revoked]]\ncertificate = \"{digest}\"\n"
+        ))
+        .unwrap();
+        assert_eq!(policy.keys.len(), 2);
+        let alice = policy.key(&a).unwrap();
+        assert_eq!(alice.name.as_deref(), Some("Alice"));
+        assert_eq!(
+            (&alice.roles[..], &alice.runners[..]),
+            (&[Role::Owner, Role::Submitter][..], &[RunnerPattern::Any][..])
+        );
+        assert!(policy.key(&b).unwrap().runners.is_empty());
+        assert_eq!(policy.revoked, [Revocation::Id(c), Revocation::Certificate(digest)]);
+        assert_eq!(TrustPolicy::parse("").unwrap(), TrustPolicy::default());
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_their_line() {
+        let a = id(1);
+        let key = format!("[[key]]\nid = \"{a}\"\nroles = [\"owner\"]\n");
+        let digest = Digest::of(b"x");
+        let long = "n".repeat(129);
+        for (text, line, word) in [
+            (format!("{key}\n{key}"), 5, "listed twice"),
+            (format!("{key}role = [\"owner\"]\n"), 4, "unknown field `role`"),
+            (format!("# x\n{key}[[keys]]\n"), 5, "unknown field `keys`"),
+            ("[[key]]\nid = \"12D3\"\nroles = []\n".into(), 2, "not a PeerId"),
+            (format!("[[key]]\nid = \"{a}\"\nroles = [\"admin\"]\n"), 3, "unknown variant `admin`"),
+            (format!("[[key]]\nid = \"{a}\"\nroles = \"owner\"\n"), 3, "expected"),
+            (format!("{key}runners = [\"a-b\"]\n"), 4, "not a runner kind"),
+            (format!("{key}name = \"{long}\"\n"), 1, "128 bytes"),
+            ("[[key]]\nroles = []\n".into(), 1, "missing field `id`"),
+            (format!("{key}[[revoked]]\n"), 4, "either"),
+            (format!("{key}[[revoked]]\nid = \"{a}\"\ncertificate = \"{digest}\"\n"), 4, "either"),
+            (format!("[[revoked]]\nid = \"{a}\"\n[[revoked]]\nid = \"{a}\"\n"), 3, "listed twice"),
+            (format!("{key}id = \"{a}\"\n"), 4, "duplicate key"),
+            ("[[key]\n".into(), 1, "TOML"),
+        ] {
+            let error = TrustPolicy::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}")) && error.contains(word), "{text}\ngives\n{error}");
+        }
+        assert!(TrustPolicy::parse(&"#".repeat(MAX_POLICY_BYTES + 1)).is_err());
+        let deep = format!("key = {}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(TrustPolicy::parse(&deep).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in "(\\[\\[key\\]\\]\n|[a-z]+ = |\"[^\"]{0,9}\"|\\[|\\]|\n|\\PC){0,30}") {
+            let _ = TrustPolicy::parse(&text);
+        }
     }
 }
