@@ -1,0 +1,31 @@
+//! Workflows as data: the plan, the pure engine that moves them, and the checks on their definitions. Nothing here does IO.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `validate` | everything that can be wrong with a definition, all at once, each with line and column |
+//! | `dag` | circles among dependencies |
+//! | `plan` | the definition with ids resolved to numbers |
+//! | `policy`, `selector` | what a step says about trouble, and about supervisors |
+//! | `status` | the states of steps and workflows, and the one table of legal changes |
+//! | `event`, `state`, `engine` | (state, event) -> (state, commands) |
+
+mod dag;
+mod engine;
+mod event;
+mod plan;
+mod policy;
+mod selector;
+#[cfg(test)]
+mod simulation;
+mod state;
+mod status;
+mod validate;
+
+pub use engine::{GRACE, apply, resume, still_wanted};
+pub use event::{Command, Event, Outcome, ReceiptPlace, Record, StepAttempt, StepIndex, Timer};
+pub use plan::{Deadline, Plan, PlannedStep};
+pub use policy::{Policy, UNKNOWN_ATTEMPTS, Unknown};
+pub use selector::Selector;
+pub use state::{Dispatch, Snapshot, SnapshotError, State, StepState, Stop};
+pub use status::{StepStatus, WorkflowStatus};
+pub use validate::{plan, problems};
