@@ -12,7 +12,7 @@ use super::event::StepIndex;
 ///
 /// Works without recursion, so a chain of 100,000 steps does not exhaust the stack, in time O(steps + dependencies).
 #[must_use]
-pub fn circles(dependencies: &[Vec<StepIndex>]) -> Vec<Vec<StepIndex>> {
+pub(super) fn circles(dependencies: &[Vec<StepIndex>]) -> Vec<Vec<StepIndex>> {
     let edges = dependencies.iter().map(Vec::len).sum();
     let mut graph: DiGraph<(), (), u32> = DiGraph::with_capacity(dependencies.len(), edges);
     for _ in dependencies {

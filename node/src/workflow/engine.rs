@@ -12,9 +12,7 @@ use std::time::Duration;
 use horus_keys::{PeerId, Timestamp};
 use horus_runners::job::{JobError, JobStatus};
 
-use super::event::{
-    Command, Event, Outcome, ReceiptPlace, Record, StepAttempt, StepIndex, Timer,
-};
+use super::event::{Command, Event, Outcome, ReceiptPlace, Record, StepAttempt, StepIndex, Timer};
 use super::plan::Plan;
 use super::policy::Unknown;
 use super::state::{Dispatch, State, Stop};
@@ -197,10 +195,11 @@ impl Run<'_> {
         if late && outcome.status != JobStatus::Succeeded {
             return;
         }
-        if step.1 < at.attempt && at.status.has_job() {
-            if let Some(supervisor) = self.state.supervisor_of(step.0) {
-                self.commands.push(Command::Cancel(self.state.attempt_of(step.0), supervisor));
-            }
+        if step.1 < at.attempt
+            && at.status.has_job()
+            && let Some(supervisor) = self.state.supervisor_of(step.0)
+        {
+            self.commands.push(Command::Cancel(self.state.attempt_of(step.0), supervisor));
         }
         if step.1 < at.attempt {
             let sent = self.state.dispatches.iter().rposition(|dispatch| dispatch.step == step);
@@ -328,10 +327,10 @@ impl Run<'_> {
             let status = self.state.step(step).status;
             if matches!(status, StepStatus::Pending | StepStatus::Ready | StepStatus::Retrying) {
                 self.end_step(step, StepStatus::Cancelled);
-            } else if status.has_job() {
-                if let Some(supervisor) = self.state.supervisor_of(step) {
-                    self.commands.push(Command::Cancel(self.state.attempt_of(step), supervisor));
-                }
+            } else if status.has_job()
+                && let Some(supervisor) = self.state.supervisor_of(step)
+            {
+                self.commands.push(Command::Cancel(self.state.attempt_of(step), supervisor));
             }
         }
         self.commands.push(Command::Wake(Timer::Grace, until));
@@ -422,10 +421,7 @@ impl Run<'_> {
     }
 
     fn is_current(&self, step: StepAttempt, among: &[StepStatus]) -> bool {
-        self.state
-            .steps
-            .get(step.0 as usize)
-            .is_some_and(|at| at.attempt == step.1 && among.contains(&at.status))
+        self.state.steps.get(step.0 as usize).is_some_and(|at| at.attempt == step.1 && among.contains(&at.status))
     }
 
     fn end_step(&mut self, step: StepIndex, status: StepStatus) {
@@ -481,10 +477,8 @@ impl Run<'_> {
     fn first_failure(&self, step: StepIndex, failures: u32) -> JobError {
         let id = &self.plan.step(step).id;
         let at = self.state.step(step);
-        let (code, why) = at
-            .error
-            .as_ref()
-            .map_or(("FAILED", ""), |error| (error.code.as_str(), error.message.as_str()));
+        let (code, why) =
+            at.error.as_ref().map_or(("FAILED", ""), |error| (error.code.as_str(), error.message.as_str()));
         let others = match failures - 1 {
             0 => String::new(),
             1 => " (and 1 other step)".to_owned(),

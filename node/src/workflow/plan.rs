@@ -50,9 +50,7 @@ impl Deadline {
     /// The earlier of the two, for a workflow that started then.
     #[must_use]
     pub fn from_start(&self, started_at: Timestamp) -> Timestamp {
-        self.timeout.map_or(self.run_until, |timeout| {
-            self.run_until.min(started_at.saturating_add(timeout))
-        })
+        self.timeout.map_or(self.run_until, |timeout| self.run_until.min(started_at.saturating_add(timeout)))
     }
 }
 

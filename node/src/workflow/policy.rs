@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use horus_keys::Digest;
-use horus_runners::job::StepId;
+use horus_runners::job::{StepId, limits};
 
 /// What to do when nobody can say whether a job ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Unknown {
 
 /// Attempts that a step gets at least when its outcome is unknown and its policy is to run it again. Runners accept a
 /// further attempt without a receipt of the one before up to here, whatever `retry` says.
-pub const UNKNOWN_ATTEMPTS: u32 = 3;
+pub const UNKNOWN_ATTEMPTS: u32 = limits::UNKNOWN_ATTEMPTS;
 
 /// A step's policies, with every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,8 +49,7 @@ impl Policy {
     /// Whether an attempt that failed with this code is followed by another.
     #[must_use]
     pub fn retries(&self, attempt: u32, code: Option<&str>) -> bool {
-        attempt < self.max_attempts
-            && !code.is_some_and(|code| self.non_retryable.iter().any(|other| other == code))
+        attempt < self.max_attempts && !code.is_some_and(|code| self.non_retryable.iter().any(|other| other == code))
     }
 
     /// Whether an attempt with an unknown outcome is followed by another.
@@ -120,8 +119,7 @@ mod tests {
     #[test]
     fn the_back_off_doubles_up_to_its_cap() {
         let workflow = Digest::of(b"w");
-        let waits: Vec<u128> =
-            (1..=5).map(|n| policy().backoff(&workflow, &step(), n).as_millis()).collect();
+        let waits: Vec<u128> = (1..=5).map(|n| policy().backoff(&workflow, &step(), n).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 450, 450]);
         assert_eq!(policy().backoff(&workflow, &step(), u32::MAX).as_millis(), 450);
     }

@@ -48,12 +48,7 @@ impl Selector {
 
     /// Whether a supervisor is among the chosen.
     #[must_use]
-    pub fn matches(
-        &self,
-        peer: Option<&PeerId>,
-        address: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> bool {
+    pub fn matches(&self, peer: Option<&PeerId>, address: &str, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Peer(wanted) => peer == Some(wanted),
             Self::Address(wanted) => {

@@ -281,9 +281,7 @@ impl State {
         }
         for step in (0..).zip(plan.steps()).map(|(place, _)| place) {
             let at = state.step(step);
-            if at.status == StepStatus::Succeeded
-                || at.failed_but_tolerated(plan.step(step).policy.continue_on_error)
-            {
+            if at.status == StepStatus::Succeeded || at.failed_but_tolerated(plan.step(step).policy.continue_on_error) {
                 for dependent in plan.dependents(step) {
                     state.steps[*dependent as usize].waiting -= 1;
                 }

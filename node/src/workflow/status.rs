@@ -63,24 +63,17 @@ impl StepStatus {
     #[must_use]
     pub const fn may_become(self, next: Self) -> bool {
         use StepStatus::{
-            Cancelled, Dispatched, Failed, Pending, Ready, Retrying, Running, Skipped, Succeeded,
-            Unknown,
+            Cancelled, Dispatched, Failed, Pending, Ready, Retrying, Running, Skipped, Succeeded, Unknown,
         };
         match self {
             Pending => matches!(next, Ready | Skipped | Cancelled),
             // A result can arrive for a job that was believed not to have been taken.
             Ready => matches!(next, Dispatched | Succeeded | Retrying | Failed | Cancelled),
-            Dispatched => matches!(
-                next,
-                Ready | Running | Retrying | Succeeded | Failed | Cancelled | Unknown
-            ),
+            Dispatched => matches!(next, Ready | Running | Retrying | Succeeded | Failed | Cancelled | Unknown),
             Running => matches!(next, Retrying | Succeeded | Failed | Cancelled | Unknown),
             // A late success of the attempt that was given up counts: the first accepted attempt wins.
             Retrying => matches!(next, Ready | Succeeded | Failed | Cancelled),
-            Unknown => matches!(
-                next,
-                Ready | Dispatched | Running | Retrying | Succeeded | Failed | Cancelled
-            ),
+            Unknown => matches!(next, Ready | Dispatched | Running | Retrying | Succeeded | Failed | Cancelled),
             Succeeded | Failed | Skipped | Cancelled => false,
         }
     }
@@ -144,16 +137,9 @@ impl WorkflowStatus {
     /// The status of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Pending,
-            Self::Running,
-            Self::Paused,
-            Self::Succeeded,
-            Self::Failed,
-            Self::Cancelled,
-        ]
-        .into_iter()
-        .find(|status| status.as_str() == name)
+        [Self::Pending, Self::Running, Self::Paused, Self::Succeeded, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|status| status.as_str() == name)
     }
 }
 

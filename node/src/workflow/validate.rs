@@ -187,7 +187,10 @@ mod tests {
         // A step that depends on itself may be refused by its shape already.
         let text = if parse(text).is_err() { text.replace("[b]", "[c]") } else { text.to_owned() };
         let found = check(&text, &["c"]);
-        assert!(found.iter().any(|p| p.starts_with("4:") && p.contains("`lua`") && p.contains("hero, sal")), "{found:?}");
+        assert!(
+            found.iter().any(|p| p.starts_with("4:") && p.contains("`lua`") && p.contains("hero, sal")),
+            "{found:?}"
+        );
         assert!(found.iter().any(|p| p.starts_with("4:") && p.contains("somewhere")), "{found:?}");
         assert!(found.iter().any(|p| p.starts_with("6:") && p.contains("input.c")), "{found:?}");
     }
