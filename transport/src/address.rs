@@ -178,10 +178,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        Self::parse(text).map_err(|problem| AddressError {
-            address: text.chars().take(100).collect(),
-            problem,
-        })
+        Self::parse(text).map_err(|problem| AddressError { address: text.chars().take(100).collect(), problem })
     }
 }
 

@@ -38,12 +38,7 @@ impl Security {
     ///
     /// # Errors
     /// [`ErrorKind::Unauthenticated`], with `data.reason`.
-    pub(crate) fn authenticate(
-        &self,
-        authorization: &str,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Result<Signed, RpcError> {
+    pub(crate) fn authenticate(&self, authorization: &str, body: &[u8], now: Timestamp) -> Result<Signed, RpcError> {
         let value = match authorization.split_once(' ') {
             Some((scheme, value)) if scheme.eq_ignore_ascii_case(SCHEME) => value.trim(),
             _ => {
@@ -60,7 +55,10 @@ impl Security {
             if let Err(e) = &presented
                 && !self.trust.known(call.caller, now)
             {
-                return Err(unauthenticated("certificate", format!("the certificate that came with the call is refused: {e}")));
+                return Err(unauthenticated(
+                    "certificate",
+                    format!("the certificate that came with the call is refused: {e}"),
+                ));
             }
         }
         let nonce = u128::from_str_radix(&call.nonce, 16)
@@ -88,7 +86,9 @@ impl Security {
         let Some(Signed { caller, trusted, .. }) = caller else {
             return Err(unauthenticated(
                 "unsigned",
-                format!("{method} may be called by {access}: sign the call, as the horus command does with --identity DIR"),
+                format!(
+                    "{method} may be called by {access}: sign the call, as the horus command does with --identity DIR"
+                ),
             ));
         };
         if access.admits(|role| self.trust.allows(*caller, role, now)) {
@@ -131,8 +131,7 @@ fn unauthenticated(reason: &str, message: String) -> RpcError {
 pub(crate) fn replayed() -> RpcError {
     unauthenticated(
         "replayed",
-        "this very call signature was used before, and the reply is no longer kept: sign the call again"
-            .into(),
+        "this very call signature was used before, and the reply is no longer kept: sign the call again".into(),
     )
 }
 

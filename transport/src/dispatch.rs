@@ -41,12 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 16 MiB, 256 calls, 64 MiB, 10 s.
     fn default() -> Self {
-        Self {
-            request_bytes: 16 << 20,
-            batch: 256,
-            response_bytes: 64 << 20,
-            drain: Duration::from_secs(10),
-        }
+        Self { request_bytes: 16 << 20, batch: 256, response_bytes: 64 << 20, drain: Duration::from_secs(10) }
     }
 }
 
@@ -71,7 +66,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn of(body: Bytes) -> Self {
+    /// A reply with that text.
+    #[must_use]
+    pub fn of(body: Bytes) -> Self {
         Self { body: Some(body), refused: None }
     }
 
@@ -182,13 +179,7 @@ impl Dispatcher {
     }
 
     /// Runs a signed request, unless it was made before.
-    async fn once(
-        &self,
-        signed: Signed,
-        origin: Origin,
-        is_batch: bool,
-        calls: Vec<Prepare>,
-    ) -> Reply {
+    async fn once(&self, signed: Signed, origin: Origin, is_batch: bool, calls: Vec<Prepare>) -> Reply {
         let inner = Arc::clone(&self.0);
         let (number, nonce) = signed.nonce;
         let key: CallKey = (signed.caller, number, signed.body);
@@ -235,11 +226,8 @@ impl Inner {
         let body = &request.body;
         let origin = request.origin;
         let entries = jsonrpc::read(body, self.limits.batch);
-        let authentic = request
-            .authorization
-            .as_deref()
-            .map(|value| self.security.authenticate(value, body, now))
-            .transpose();
+        let authentic =
+            request.authorization.as_deref().map(|value| self.security.authenticate(value, body, now)).transpose();
         if authentic.is_err() {
             self.rates.failed(origin);
         }
@@ -339,11 +327,7 @@ impl Inner {
         Reply { body: (!body.is_empty()).then(|| body.into()), refused: None }
     }
 
-    async fn run_one(
-        &self,
-        origin: Origin,
-        call: Prepare,
-    ) -> (Option<Box<str>>, Result<Vec<u8>, RpcError>) {
+    async fn run_one(&self, origin: Origin, call: Prepare) -> (Option<Box<str>>, Result<Vec<u8>, RpcError>) {
         let Prepare { id, access, long_poll, run } = call;
         let running = match run {
             Ok(running) => AssertUnwindSafe(running).catch_unwind(),
@@ -393,10 +377,7 @@ pub(crate) fn too_large(limit: usize) -> RpcError {
 }
 
 fn shutting_down() -> RpcError {
-    RpcError::new(
-        ErrorKind::ShuttingDown,
-        "this node is stopping: ask again in a moment, or ask another one",
-    )
+    RpcError::new(ErrorKind::ShuttingDown, "this node is stopping: ask again in a moment, or ask another one")
 }
 
 fn unknown(method: &str) -> RpcError {
@@ -408,9 +389,6 @@ fn unknown(method: &str) -> RpcError {
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> RpcError {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     RpcError::internal(format!("a handler panicked: {}", text.unwrap_or("(no message)")))
 }

@@ -289,8 +289,7 @@ mod tests {
 
     #[test]
     fn errors_of_other_servers_are_read() {
-        let error: RpcError =
-            serde_json::from_str(r#"{"code":-32601,"message":"no","data":"text"}"#).unwrap();
+        let error: RpcError = serde_json::from_str(r#"{"code":-32601,"message":"no","data":"text"}"#).unwrap();
         assert_eq!(error.kind, ErrorKind::MethodNotFound);
         assert_eq!(error.get("data"), Some(&Value::from("text")));
         let error: RpcError = serde_json::from_str(r#"{"code":-32001,"message":"x"}"#).unwrap();

@@ -145,10 +145,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 fn entry(text: &str) -> Entry<'_> {
     let invalid = |id, problem: &str| Entry {
         id: Some(id),
-        call: Err(RpcError::new(
-            ErrorKind::InvalidRequest,
-            format!("not a JSON-RPC 2.0 request: {problem}"),
-        )),
+        call: Err(RpcError::new(ErrorKind::InvalidRequest, format!("not a JSON-RPC 2.0 request: {problem}"))),
     };
     // serde would also take an array for the struct.
     if !text.starts_with('{') {
@@ -167,9 +164,9 @@ fn entry(text: &str) -> Entry<'_> {
         }
         id => id,
     };
-    let text_of = |raw: Option<&'_ RawValue>| raw.map_or("", RawValue::get);
     let echo = id.unwrap_or(NULL_ID);
-    if serde_json::from_str::<Text<'_>>(text_of(members.jsonrpc)).is_ok_and(|t| t.0 == "2.0") {
+    let version = members.jsonrpc.map_or("", RawValue::get);
+    if serde_json::from_str::<Text<'_>>(version).is_ok_and(|version| version.0 == "2.0") {
         let params = members.params;
         return match members.method.map(|raw| serde_json::from_str::<Text<'_>>(raw.get())) {
             Some(Ok(Text(method))) => match params {
@@ -229,8 +226,7 @@ mod tests {
 
     #[test]
     fn ids_are_echoed_as_they_are() {
-        for id in ["1", "-7", "0", "1.50", "1e400", "123456789012345678901234567890", "null", r#""a \u00e9""#]
-        {
+        for id in ["1", "-7", "0", "1.50", "1e400", "123456789012345678901234567890", "null", r#""a \u00e9""#] {
             let text = format!(r#" {{"id" : {id} ,"method":"m","jsonrpc":"2.0"}} "#);
             let entry = single(&text);
             assert_eq!(entry.id, Some(id));
@@ -274,7 +270,17 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused_as_a_whole() {
         for body in [
-            &b""[..], b" ", b"{", b"{\"a\":}", b"[1,", b"[1]x", b"nul", b"{} {}", b"[{},]", b"\xff", b"{\"a\":\"\xc3\"}",
+            &b""[..],
+            b" ",
+            b"{",
+            b"{\"a\":}",
+            b"[1,",
+            b"[1]x",
+            b"nul",
+            b"{} {}",
+            b"[{},]",
+            b"\xff",
+            b"{\"a\":\"\xc3\"}",
             b"{\"jsonrpc\": \"2.0\", \"method\": \"foobar, \"params\": \"bar\", \"baz]",
         ] {
             assert_eq!(refused(body), ErrorKind::ParseError, "{}", String::from_utf8_lossy(body));

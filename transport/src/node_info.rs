@@ -56,8 +56,7 @@ impl NodeInfo {
     /// [`ErrorKind::InvalidEnvelope`], [`ErrorKind::BadSignature`], [`ErrorKind::Expired`], or
     /// [`ErrorKind::UntrustedSigner`] for another key than the pinned one.
     pub fn verify(self, pin: Option<PeerId>, now: Timestamp) -> Result<VerifiedNode, RpcError> {
-        let (signer, announcement) =
-            NodeAnnouncement::check(&self.envelope, now).map_err(refusal)?;
+        let (signer, announcement) = NodeAnnouncement::check(&self.envelope, now).map_err(refusal)?;
         if signer != self.peer_id {
             return Err(RpcError::new(
                 ErrorKind::BadSignature,

@@ -18,12 +18,7 @@ pub trait NonceStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// If that cannot be found out now; the call is then refused with this error.
-    fn remember<'a>(
-        &'a self,
-        caller: PeerId,
-        nonce: &'a str,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, RpcError>>;
+    fn remember<'a>(&'a self, caller: PeerId, nonce: &'a str, ttl: Duration) -> BoxFuture<'a, Result<bool, RpcError>>;
 }
 
 /// Nonces in the memory of this process, at most a million of them (about 40 MB): beyond, calls are
@@ -101,12 +96,7 @@ impl Default for MemoryNonces {
 }
 
 impl NonceStore for MemoryNonces {
-    fn remember<'a>(
-        &'a self,
-        caller: PeerId,
-        nonce: &'a str,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, RpcError>> {
+    fn remember<'a>(&'a self, caller: PeerId, nonce: &'a str, ttl: Duration) -> BoxFuture<'a, Result<bool, RpcError>> {
         let fresh = self.insert(self.hash(caller, nonce), Instant::now(), ttl);
         Box::pin(std::future::ready(fresh))
     }

@@ -113,9 +113,7 @@ pub(crate) fn describe<M: Method>(generator: &mut SchemaGenerator) -> Value {
 }
 
 /// One content descriptor for each field of `P`, in the order of their declaration.
-fn content_descriptors<P: JsonSchema + serde::de::DeserializeOwned>(
-    generator: &mut SchemaGenerator,
-) -> Vec<Value> {
+fn content_descriptors<P: JsonSchema + serde::de::DeserializeOwned>(generator: &mut SchemaGenerator) -> Vec<Value> {
     let schema = transformed(generator, P::json_schema);
     let Some(Value::Object(properties)) = schema.get("properties") else { return Vec::new() };
     let required: Vec<&str> = match schema.get("required") {
@@ -166,10 +164,7 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The generator applies its transforms (to draft 7) to root schemas only.
-fn transformed(
-    generator: &mut SchemaGenerator,
-    make: impl FnOnce(&mut SchemaGenerator) -> Schema,
-) -> Schema {
+fn transformed(generator: &mut SchemaGenerator, make: impl FnOnce(&mut SchemaGenerator) -> Schema) -> Schema {
     let mut schema = make(generator);
     for transform in generator.transforms_mut() {
         transform.transform(&mut schema);
@@ -187,12 +182,9 @@ fn errors_of<M: Method>() -> Vec<Value> {
             ErrorKind::NotAllowed,
             ErrorKind::Expired,
         ],
-        Access::Roles(_) => {
-            &[ErrorKind::Unauthenticated, ErrorKind::UntrustedSigner, ErrorKind::NotAllowed]
-        }
+        Access::Roles(_) => &[ErrorKind::Unauthenticated, ErrorKind::UntrustedSigner, ErrorKind::NotAllowed],
     };
-    let mut kinds: Vec<ErrorKind> =
-        M::ERRORS.iter().chain(of_access).chain(COMMON_ERRORS).copied().collect();
+    let mut kinds: Vec<ErrorKind> = M::ERRORS.iter().chain(of_access).chain(COMMON_ERRORS).copied().collect();
     kinds.sort_unstable();
     kinds.dedup();
     kinds.iter().map(|kind| json!({ "$ref": format!("#/components/errors/{kind}") })).collect()

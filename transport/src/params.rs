@@ -11,10 +11,7 @@ use crate::error::RpcError;
 
 /// Reads the parameters of a call: an object as it is, an array by the order of the fields of `P`,
 /// absent parameters as `{}`.
-pub(crate) fn parse<P: DeserializeOwned>(
-    method: &str,
-    params: Option<&RawValue>,
-) -> Result<P, RpcError> {
+pub(crate) fn parse<P: DeserializeOwned>(method: &str, params: Option<&RawValue>) -> Result<P, RpcError> {
     let text = params.map_or("{}", RawValue::get);
     let result = if text.starts_with('[') {
         let by_name = by_name(text, field_names::<P>().unwrap_or_default());
@@ -97,11 +94,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         Err(Seen)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Seen> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Seen> {
         visitor.visit_newtype_struct(self)
     }
 

@@ -130,9 +130,8 @@ impl Rates {
     /// Counts a call by somebody whom this node does not trust.
     pub(crate) fn stranger(&self, origin: Origin) -> Result<(), RpcError> {
         let Some(key) = self.key(origin) else { return Ok(()) };
-        self.take(&self.strangers, key).map_err(|wait| {
-            limited("too many calls without a trusted signature from your address", wait)
-        })
+        self.take(&self.strangers, key)
+            .map_err(|wait| limited("too many calls without a trusted signature from your address", wait))
     }
 
     /// Counts a failed authentication.

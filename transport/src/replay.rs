@@ -27,8 +27,15 @@ pub(crate) type Pending = Shared<BoxFuture<'static, Reply>>;
 enum Slot {
     /// The call lives as long as somebody waits for it: when the last one has gone away it is dropped,
     /// and a repeat starts it anew.
-    Running { call: WeakShared<BoxFuture<'static, Reply>>, nonce_taken: Arc<AtomicBool> },
-    Answered { reply: Reply, bytes: usize, until: Instant },
+    Running {
+        call: WeakShared<BoxFuture<'static, Reply>>,
+        nonce_taken: Arc<AtomicBool>,
+    },
+    Answered {
+        reply: Reply,
+        bytes: usize,
+        until: Instant,
+    },
 }
 
 /// Signed calls in flight and the recent replies. Bounded; what was pushed out is refused as a replay.

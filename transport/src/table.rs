@@ -17,8 +17,7 @@ use crate::params;
 pub(crate) type Running = Pin<Box<dyn Future<Output = Result<Vec<u8>, RpcError>> + Send>>;
 
 /// Reads the parameters, which may be borrowed from the request, and starts the call, which is not.
-type Handler<S> =
-    Box<dyn Fn(&Arc<S>, Caller, Option<&RawValue>) -> Result<Running, RpcError> + Send + Sync>;
+type Handler<S> = Box<dyn Fn(&Arc<S>, Caller, Option<&RawValue>) -> Result<Running, RpcError> + Send + Sync>;
 
 /// The methods that a role serves, with what handles them. `S` is the role's state.
 ///
@@ -102,8 +101,7 @@ impl<S: Send + Sync + 'static> MethodTable<S> {
 }
 
 fn to_json<T: serde::Serialize>(name: &str, result: &T) -> Result<Vec<u8>, RpcError> {
-    serde_json::to_vec(result)
-        .map_err(|e| RpcError::internal(format!("the result of {name} cannot be written: {e}")))
+    serde_json::to_vec(result).map_err(|e| RpcError::internal(format!("the result of {name} cannot be written: {e}")))
 }
 
 type Start = Box<dyn Fn(Caller, Option<&RawValue>) -> Result<Running, RpcError> + Send + Sync>;
