@@ -5,5 +5,6 @@
 
 pub mod definition;
 pub mod executor;
+pub mod hero;
 pub mod job;
 pub mod queue;
