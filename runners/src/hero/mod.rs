@@ -4,10 +4,15 @@
 //! described in `docs/HEROSCRIPT.md`.
 
 mod action;
+mod cli;
 mod cursor;
+mod executor;
+mod http;
+mod interpreter;
 mod parser;
 mod text;
 mod value;
 
 pub use action::{Action, Param, split_list};
+pub use executor::{HeroError, HeroExecutor};
 pub use parser::{MAX_ACTIONS, MAX_NAME_BYTES, MAX_PARAMS, MAX_SCRIPT_BYTES, ParseError, parse};

@@ -159,7 +159,7 @@ fn until_quote(body: &str, quote: char) -> Option<(String, usize)> {
         if c == quote {
             // Backslashes count only here: two stand for one, an odd one keeps the quote.
             value.truncate(value.len() - backslashes.div_ceil(2));
-            if backslashes % 2 == 0 && !is_apostrophe(&body[..offset], c, &body[offset + 1..]) {
+            if backslashes.is_multiple_of(2) && !is_apostrophe(&body[..offset], c, &body[offset + 1..]) {
                 return Some((value, offset + 1));
             }
         }
