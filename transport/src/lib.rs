@@ -25,6 +25,7 @@ mod openrpc;
 mod params;
 mod rate;
 mod replay;
+mod server;
 mod table;
 
 pub use address::{Address, AddressError, Host, is_overlay};
@@ -38,4 +39,5 @@ pub use node_info::{GetNodeInfo, NodeInfo, VerifiedNode};
 pub use nonce::{MemoryNonces, NonceStore};
 pub use openrpc::ServiceInfo;
 pub use rate::{Origin, RateLimits};
+pub use server::{Health, RpcServer, ServerError, ServerOptions, TlsFiles};
 pub use table::MethodTable;
