@@ -59,6 +59,9 @@ impl Identity {
     }
 
     /// The X25519 secret of the same seed: the 32 raw bytes that `mycelium -k` reads.
+    ///
+    /// They are the secret scalar of the Ed25519 key itself (the first half of SHA-512 of the seed), and
+    /// signing takes no more than that: whoever has them, the daemon included, can sign as this identity.
     #[must_use]
     pub fn mesh_secret(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.key.to_scalar_bytes())

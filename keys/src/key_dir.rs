@@ -1,4 +1,8 @@
-//! Keys on disk: a directory with `identity.pem`, `mesh.key` and `sealing.key`.
+//! Keys on disk: a directory with `identity.pem`, `mesh.key`, `sealing.key` and `peer_id`.
+//!
+//! `mesh.key` holds the secret scalar of the very key in `identity.pem` (see [`Identity::mesh_secret`]):
+//! in the clear beside an encrypted `identity.pem` it would void the passphrase. So an identity with a
+//! passphrase has no `mesh.key`; who wants a daemon to run on it exports one, knowing that.
 
 mod error;
 mod marker;
@@ -29,6 +33,8 @@ pub use error::KeyDirError;
 const IDENTITY: &str = "identity.pem";
 const MESH: &str = "mesh.key";
 const SEALING: &str = "sealing.key";
+/// The name of the identity, in text: it can be shown without the passphrase.
+const PEER_ID: &str = "peer_id";
 const CERTIFICATE: &str = "cert.json";
 const BINDING: &str = "binding.json";
 
@@ -73,6 +79,8 @@ impl KeyDir {
     /// With `force`, keys of another identity are replaced, and its certificate and binding removed;
     /// for the same identity (a new passphrase) sealing key, certificate and binding are kept.
     ///
+    /// With a passphrase no `mesh.key` is written: see [`KeyDir::export_mesh_key`].
+    ///
     /// # Errors
     /// [`KeyDirError::Exists`] if any of the key files is there and `force` is not set.
     pub fn create(dir: &Path, identity: Identity, passphrase: Option<&str>, force: bool) -> Result<Self, KeyDirError> {
@@ -103,7 +111,13 @@ impl KeyDir {
                 SealingKey::generate()
             }
         };
-        write_key(dir, MESH, identity.mesh_secret().as_ref())?;
+        if passphrase.is_some() {
+            let path = dir.join(MESH);
+            files::remove_if_there(&path).map_err(io_error("remove", &path))?;
+        } else {
+            write_key(dir, MESH, identity.mesh_secret().as_ref())?;
+        }
+        write_key(dir, PEER_ID, format!("{}\n", identity.peer_id()).as_bytes())?;
         write_key(dir, SEALING, sealing.to_bytes().as_ref())?;
         write_key(dir, IDENTITY, pem.as_bytes())?;
         let keys = Self::with_documents(dir, identity, sealing)?;
@@ -136,13 +150,49 @@ impl KeyDir {
         }
         .map_err(key_error)?;
         let sealing = SealingKey::from_bytes(&*read_key(dir, SEALING)?);
-        let mesh = MeshPublicKey::of_secret(&*read_key(dir, MESH)?);
+        let peer_id = identity.peer_id();
+        if let Some(found) = read_peer_id(dir)?
+            && found != peer_id
+        {
+            return Err(KeyDirError::ForeignDocument { path: dir.join(PEER_ID), found, peer_id });
+        }
+        let mesh = match read_key(dir, MESH) {
+            Err(KeyDirError::Missing { .. }) if is_encrypted_pem(&pem) => None,
+            other => Some(MeshPublicKey::of_secret(&*other?)),
+        };
         let keys = Self::with_documents(dir, identity, sealing)?;
-        let peer_id = keys.identity.peer_id();
-        if mesh != peer_id.mesh_public_key() && mesh != keys.mesh_public_key {
+        if mesh.is_some_and(|mesh| mesh != peer_id.mesh_public_key() && mesh != keys.mesh_public_key) {
             return Err(KeyDirError::MeshMismatch { path: dir.join(MESH), peer_id });
         }
         Ok(keys)
+    }
+
+    /// What may be told about the keys in `dir`, read without a passphrase.
+    ///
+    /// # Errors
+    /// [`KeyDirError`] if anything that this needs is missing, half made, or exposed to others.
+    pub fn summary_of(dir: &Path) -> Result<KeySummary, KeyDirError> {
+        let named = if Self::is_encrypted(dir)? { read_peer_id(dir)? } else { None };
+        let Some(peer_id) = named else {
+            return Self::load(dir, || Ok(None)).map(|keys| keys.summary());
+        };
+        if Marker::is_started(dir) {
+            return Err(KeyDirError::Incomplete(dir.to_owned()));
+        }
+        let sealing = SealingKey::from_bytes(&*read_key(dir, SEALING)?);
+        let mesh_public_key = read_binding(dir, peer_id)?.map_or_else(|| peer_id.mesh_public_key(), |(_, mesh)| mesh);
+        Ok(summarise(peer_id, mesh_public_key, sealing.public()))
+    }
+
+    /// Writes the key file of a Mycelium daemon that is to run on this identity: 32 raw bytes, mode 0600,
+    /// for `mycelium -k`.
+    ///
+    /// Whoever reads that file can sign as this identity, passphrase or not.
+    ///
+    /// # Errors
+    /// [`KeyDirError::Io`].
+    pub fn export_mesh_key(&self, path: &Path) -> Result<(), KeyDirError> {
+        files::replace(path, self.identity.mesh_secret().as_ref(), 0o600).map_err(io_error("write", path))
     }
 
     /// Whether `identity.pem` needs a passphrase.
@@ -162,14 +212,7 @@ impl KeyDir {
     /// What may be told about the keys.
     #[must_use]
     pub fn summary(&self) -> KeySummary {
-        let peer_id = self.identity.peer_id();
-        KeySummary {
-            peer_id,
-            public_key: hex::encode(peer_id.public_key()),
-            mesh_public_key: self.mesh_public_key,
-            sealing_public_key: self.sealing.public(),
-            overlay_ip: self.mesh_public_key.overlay_address(),
-        }
+        summarise(self.identity.peer_id(), self.mesh_public_key, self.sealing.public())
     }
 
     /// Keeps a certificate in `cert.json`, in place of an earlier one.
@@ -198,9 +241,7 @@ impl KeyDir {
         let certificate = read_document(&dir.join(CERTIFICATE), peer_id, |envelope| {
             Certificate::read(envelope).map(|(_, certificate)| (certificate.peer_id, ()))
         })?;
-        let binding = read_document(&dir.join(BINDING), peer_id, |envelope| {
-            Binding::check(envelope).map(|binding| (binding.peer_id, binding.mesh_public_key))
-        })?;
+        let binding = read_binding(dir, peer_id)?;
         let mesh_public_key = binding.as_ref().map_or_else(|| peer_id.mesh_public_key(), |(_, mesh)| *mesh);
         Ok(Self {
             identity,
@@ -225,8 +266,7 @@ pub fn default_dir() -> Option<PathBuf> {
 
 /// The sealing key in `dir`, if the keys there are those of `identity`: secrets may be under way to it.
 fn sealing_key_of(dir: &Path, identity: &Identity) -> Option<SealingKey> {
-    let mesh = read_key(dir, MESH).ok()?;
-    if mesh != identity.mesh_secret() {
+    if read_peer_id(dir).ok()?? != identity.peer_id() {
         return None;
     }
     read_key(dir, SEALING).ok().map(|secret| SealingKey::from_bytes(&secret))
@@ -272,6 +312,34 @@ fn read_key(dir: &Path, name: &str) -> Result<Zeroizing<[u8; 32]>, KeyDirError> 
     }
     key.copy_from_slice(&bytes);
     Ok(key)
+}
+
+/// The name in `peer_id`. A directory that people put together may have none.
+fn read_peer_id(dir: &Path) -> Result<Option<PeerId>, KeyDirError> {
+    let path = dir.join(PEER_ID);
+    let contents = match files::read(&path, 1024) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(io_error("read", &path))?,
+    };
+    let text = String::from_utf8_lossy(&contents.bytes);
+    text.trim().parse().map(Some).map_err(|source| KeyDirError::Key { path, source })
+}
+
+/// The binding in `dir`, and the mesh key that it ties to `peer_id`.
+fn read_binding(dir: &Path, peer_id: PeerId) -> Result<Option<(Envelope, MeshPublicKey)>, KeyDirError> {
+    read_document(&dir.join(BINDING), peer_id, |envelope| {
+        Binding::check(envelope).map(|binding| (binding.peer_id, binding.mesh_public_key))
+    })
+}
+
+fn summarise(peer_id: PeerId, mesh_public_key: MeshPublicKey, sealing_public_key: SealingPublicKey) -> KeySummary {
+    KeySummary {
+        peer_id,
+        public_key: hex::encode(peer_id.public_key()),
+        mesh_public_key,
+        sealing_public_key,
+        overlay_ip: mesh_public_key.overlay_address(),
+    }
 }
 
 fn read_secret(dir: &Path, path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, KeyDirError> {

@@ -47,6 +47,14 @@ impl PayloadType {
         }
     }
 
+    /// Finds a type by its short name (`jobs`) or its media type, as people give it.
+    ///
+    /// # Errors
+    /// [`ValueError`] if there is none.
+    pub fn from_name(name: &str) -> Result<Self, ValueError> {
+        Self::ALL.into_iter().find(|t| t.short() == name).map_or_else(|| name.parse(), Ok)
+    }
+
     /// The short name: `jobs`, `workflow`, ...
     #[must_use]
     pub fn short(self) -> &'static str {
@@ -86,3 +94,22 @@ text_value!(PayloadType, schema: {
         "application/vnd.horus.binding+json"
     ]
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_found_by_name_and_by_media_type() {
+        for payload_type in PayloadType::ALL {
+            let media_type = format!("application/vnd.horus.{}+json", payload_type.short());
+            assert_eq!(payload_type.as_str(), media_type);
+            assert_eq!(PayloadType::from_name(payload_type.short()).unwrap(), payload_type);
+            assert_eq!(PayloadType::from_name(&media_type).unwrap(), payload_type);
+            assert_eq!(serde_json::to_value(payload_type).unwrap(), media_type);
+            // Inside an envelope only the media type counts.
+            assert!(payload_type.short().parse::<PayloadType>().is_err());
+        }
+        assert!(PayloadType::from_name("job").is_err());
+    }
+}

@@ -84,7 +84,7 @@ pub enum KeyDirError {
         /// What is wrong with it.
         source: DocumentError,
     },
-    /// `cert.json` or `binding.json` belongs to another identity.
+    /// `cert.json`, `binding.json` or `peer_id` belongs to another identity.
     #[error("{} belongs to {found}, but the identity here is {peer_id}; remove the file or get the right one", path.display())]
     ForeignDocument {
         /// The file.

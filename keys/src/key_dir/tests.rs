@@ -51,7 +51,7 @@ fn what_was_made_is_loaded() {
     assert_eq!(loaded.summary(), made.summary());
     assert_eq!(loaded.identity.peer_id(), alice().peer_id());
     assert!(KeyDir::exists(&dir.path) && !KeyDir::is_encrypted(&dir.path).unwrap());
-    assert_eq!(names(&dir.path), [IDENTITY, MESH, SEALING]);
+    assert_eq!(names(&dir.path), [IDENTITY, MESH, PEER_ID, SEALING]);
     assert_eq!(fs::read(dir.path.join(MESH)).unwrap(), *alice().mesh_secret());
     assert_eq!(mode(&dir.path), 0o700);
     for name in [IDENTITY, MESH, SEALING] {
@@ -79,7 +79,7 @@ fn keys_are_replaced_by_force_only() {
     let loaded = KeyDir::load(&dir.path, never).unwrap();
     assert_eq!(loaded.identity.peer_id(), bob().peer_id());
     assert_ne!(loaded.sealing.public(), made.sealing.public());
-    assert_eq!(names(&dir.path), [IDENTITY, MESH, SEALING]);
+    assert_eq!(names(&dir.path), [IDENTITY, MESH, PEER_ID, SEALING]);
 }
 
 #[test]
@@ -108,6 +108,46 @@ fn a_passphrase_is_asked_for_and_checked() {
     assert!(matches!(error, KeyDirError::Key { source: KeyError::PassphraseNeeded, .. }), "{error}");
     let error = load(Err("no terminal")).unwrap_err();
     assert!(error.to_string().contains("no terminal"), "{error}");
+}
+
+/// `mesh.key` is enough to sign with: beside an encrypted identity it would void the passphrase.
+#[test]
+fn a_passphrase_is_not_voided_by_a_mesh_key_in_the_clear() {
+    let (dir, plain) = whole();
+    let encrypted = KeyDir::create(&dir.path, alice(), Some("p"), true).unwrap();
+    assert_eq!(names(&dir.path), [IDENTITY, PEER_ID, SEALING]);
+    assert_eq!(encrypted.summary(), plain.summary());
+    let loaded = KeyDir::load(&dir.path, || Ok(Some(Zeroizing::new("p".into())))).unwrap();
+    assert_eq!(loaded.summary(), plain.summary());
+
+    let mesh = dir.path.with_file_name("mesh-for-the-daemon");
+    loaded.export_mesh_key(&mesh).unwrap();
+    assert_eq!((fs::read(&mesh).unwrap().as_slice(), mode(&mesh)), (alice().mesh_secret().as_slice(), 0o600));
+}
+
+#[test]
+fn the_summary_needs_no_passphrase() {
+    let dir = dir();
+    let made = KeyDir::create(&dir.path, alice(), Some("p"), false).unwrap();
+    assert_eq!(KeyDir::summary_of(&dir.path).unwrap(), made.summary());
+    KeyDir::save_binding(&dir.path, &Binding::prove(&alice(), &[5; 32])).unwrap();
+    let bound = KeyDir::summary_of(&dir.path).unwrap();
+    assert_eq!(bound.mesh_public_key, MeshPublicKey::of_secret(&[5; 32]));
+
+    let (plain, made) = whole();
+    assert_eq!(KeyDir::summary_of(&plain.path).unwrap(), made.summary());
+    fs::write(plain.path.join(".incomplete"), "started").unwrap();
+    assert!(matches!(KeyDir::summary_of(&plain.path), Err(KeyDirError::Incomplete(_))));
+}
+
+#[test]
+fn a_name_that_is_not_the_keys_is_refused() {
+    let (dir, _) = whole();
+    fs::write(dir.path.join(PEER_ID), bob().peer_id().to_string()).unwrap();
+    let error = KeyDir::load(&dir.path, never).unwrap_err();
+    assert!(matches!(error, KeyDirError::ForeignDocument { .. }), "{error}");
+    fs::remove_file(dir.path.join(PEER_ID)).unwrap();
+    KeyDir::load(&dir.path, never).unwrap();
 }
 
 #[test]
@@ -153,7 +193,7 @@ fn damaged_and_mixed_up_directories_are_refused() {
     assert!(matches!(damage(IDENTITY, b"\xff"), KeyDirError::Key { .. }));
     assert!(matches!(damage(IDENTITY, &[b'A'; MAX_PEM_BYTES + 1]), KeyDirError::Io { .. }));
     let others = bob().to_pkcs8_pem(None).unwrap();
-    assert!(matches!(damage(IDENTITY, others.as_bytes()), KeyDirError::MeshMismatch { .. }));
+    assert!(matches!(damage(IDENTITY, others.as_bytes()), KeyDirError::ForeignDocument { .. }));
     for name in [IDENTITY, MESH, SEALING] {
         let (dir, _) = whole();
         fs::remove_file(dir.path.join(name)).unwrap();
@@ -192,7 +232,7 @@ fn a_half_made_directory_is_refused_and_can_be_made_again() {
         assert!(matches!(error, KeyDirError::Incomplete(_)), "{there:?}: {error}");
         KeyDir::create(&dir.path, bob(), None, false).unwrap();
         assert_eq!(KeyDir::load(&dir.path, never).unwrap().identity.peer_id(), bob().peer_id());
-        assert_eq!(names(&dir.path), [IDENTITY, MESH, SEALING], "{there:?}");
+        assert_eq!(names(&dir.path), [IDENTITY, MESH, PEER_ID, SEALING], "{there:?}");
     }
 }
 
@@ -224,7 +264,7 @@ fn of_many_that_make_keys_at_once_one_wins() {
     assert!(winners.next().is_none());
     assert!(results.iter().filter_map(|r| r.as_ref().err()).all(|e| matches!(e, KeyDirError::Exists(_))));
     assert_eq!(KeyDir::load(&dir.path, never).unwrap().summary(), winner.summary());
-    assert_eq!(names(&dir.path), [IDENTITY, MESH, SEALING]);
+    assert_eq!(names(&dir.path), [IDENTITY, MESH, PEER_ID, SEALING]);
 }
 
 #[test]
