@@ -104,6 +104,21 @@ fn any_flipped_bit_of_payload_or_signature_is_refused() {
     }
 }
 
+/// Made by the owner of the key with the neutral element as R: plain Ed25519 verification accepts it,
+/// though it commits to nothing.
+#[test]
+fn a_signature_that_only_lenient_verifiers_accept_is_refused() {
+    let mut inner = (*envelope("{}").0).clone();
+    let sig = &mut inner.signatures[0].sig;
+    *sig = [0; 64];
+    sig[0] = 1;
+    hex::decode_to_slice("c098c07c6aab1f8f340a8ce7becb10c7802261d93d4dd929009e6eb35fb47604", &mut sig[32..]).unwrap();
+    let signature = Signature::from_bytes(sig);
+    let message = pae(PayloadType::Jobs.as_str(), b"{}");
+    assert!(ed25519_dalek::Verifier::verify(&alice().peer_id().verifying_key(), &message, &signature).is_ok());
+    assert!(Envelope(Arc::new(inner)).verify(PayloadType::Jobs).is_err());
+}
+
 #[test]
 fn one_bad_signature_voids_the_envelope() {
     let mut signed = envelope("{}");
