@@ -241,8 +241,9 @@ impl<'c, 'a> ActionParser<'c, 'a> {
     fn item(&mut self) -> Result<(), ParseError> {
         let start = self.cursor.pos;
         if matches!(self.cursor.peek(), Some('\'' | '"')) {
+            let opened = self.cursor.line;
             let arg = value::quoted(self.cursor)?;
-            value::expect_separator(self.cursor, "the argument")?;
+            value::expect_separator(self.cursor, "the argument", opened)?;
             self.cursor.take_until(|c| c != ',');
             return self.add_arg(start, arg);
         }

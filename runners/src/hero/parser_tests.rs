@@ -231,6 +231,7 @@ fn errors_tell_where() {
     check_error("!!a.b\n    name: 'open\n!!c.d x:1\n", 2, 11, "not closed");
     check_error("!!a.b\n    code:'\n  x\n", 2, 10, "not closed");
     check_error("!!a.b x:'a')", 1, 12, "closing quote of x");
+    check_error("!!a.b\n    x:'open\n    y:'z'\n", 3, 8, "begun on line 2");
     check_error("!!a.b <!-- x", 1, 7, "not closed");
     check_error(&"x".repeat(MAX_SCRIPT_BYTES + 1), 1, 1, "split it");
     check_error(&"!!a.b\n".repeat(MAX_ACTIONS + 1), MAX_ACTIONS + 1, 1, "10000 actions");

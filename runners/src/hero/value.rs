@@ -49,8 +49,9 @@ pub(super) fn value(
     loop {
         match cursor.peek() {
             Some('\'' | '"') => {
+                let opened = cursor.line;
                 items.push(quoted(cursor)?);
-                expect_separator(cursor, key)?;
+                expect_separator(cursor, key, opened)?;
             }
             Some('[' | '{') => items.push(bracketed(cursor)?),
             Some(_) if cursor.rest().starts_with("//") => items.push(String::new()),
@@ -86,19 +87,18 @@ fn join(items: &[String]) -> String {
     items.join(",")
 }
 
-/// After a closing quote comes white space, a comma or a comment.
-pub(super) fn expect_separator(cursor: &Cursor<'_>, of: &str) -> Result<(), ParseError> {
-    match cursor.peek() {
-        None | Some(',') => Ok(()),
-        Some(c) if text::is_space(c) || cursor.rest().starts_with("//") => Ok(()),
-        Some(c) => Err(cursor.error(
-            cursor.pos,
-            format!(
-                "{c:?} follows the closing quote of {of}: put a space between them, or write a quote \
-                 that belongs to the value as \\' or \\\""
-            ),
-        )),
-    }
+/// After the closing quote of a value that began on line `opened` comes white space, a comma or a comment.
+pub(super) fn expect_separator(cursor: &Cursor<'_>, of: &str, opened: usize) -> Result<(), ParseError> {
+    let rest = cursor.rest();
+    let Some(next) = cursor.peek().filter(|c| *c != ',' && !text::is_space(*c) && !rest.starts_with("//")) else {
+        return Ok(());
+    };
+    let advice = if opened == cursor.line {
+        "put a space between them, or write a quote that belongs to the value as \\' or \\\"".to_owned()
+    } else {
+        format!("is the quote missing that should close the value begun on line {}?", opened + 1)
+    };
+    Err(cursor.error(cursor.pos, format!("{next:?} follows the closing quote of {of}: {advice}")))
 }
 
 /// Reads a quoted value: on one line, over several, or as a block whose quotes stand at the end of
