@@ -1,6 +1,8 @@
 //! Scripts as they are found in the wild and what they parse to: `NAME.hero` beside `NAME.json`, or
 //! `NAME.error` with the message. `HORUS_UPDATE_CORPUS=1` rewrites what is expected; read the difference.
 
+#![allow(clippy::unwrap_used)] // A test: what fails here is to panic.
+
 use horus_runners::hero::{Action, parse};
 use std::path::Path;
 
