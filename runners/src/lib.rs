@@ -3,6 +3,7 @@
 //! A job is signed by somebody, checked by [`admission`], queued, checked again by the runner, and executed by an [`executor::Executor`].
 //! This crate opens no network connection but Redis and what an executor needs.
 
+pub mod admission;
 pub mod definition;
 pub mod executor;
 pub mod hero;
