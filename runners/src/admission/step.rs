@@ -137,8 +137,7 @@ struct Inputs<'a>(#[serde(borrow, deserialize_with = "json::unique")] BTreeMap<C
 /// Every dependency is in the input with an output that a receipt attests, or failed for good and may; and nothing else is in the input.
 fn dependencies(spec: &JobSpec, step: &Step, workflow: &SignedWorkflow, proofs: &Proofs<'_>) -> Result<(), Refusal> {
     let text = spec.input.as_ref().map_or("{}", |raw| raw.get());
-    let Inputs(mut inputs) = serde_json::from_str(text)
-        .map_err(|e| Refusal::mismatch(format!("the input of a step is an object {{dependency: output}}: {e}")))?;
+    let Inputs(mut inputs) = serde_json::from_str(text).map_err(not_an_object)?;
     for id in &step.depends_on {
         let Some(dependency) = workflow.step(id) else {
             return Err(Refusal::mismatch(format!("the signed workflow has no step `{id}`")));
@@ -172,16 +171,16 @@ fn dependencies(spec: &JobSpec, step: &Step, workflow: &SignedWorkflow, proofs: 
 /// What the script sees: the workflow's own inputs and the outputs of the dependencies, side by side.
 fn input(spec: &JobSpec, workflow: &SignedWorkflow) -> Result<Box<RawValue>, Refusal> {
     let outputs = spec.input.as_ref().map_or("{}", |raw| raw.get());
-    let inside = outputs.trim().trim_start_matches('{').trim_end_matches('}').trim();
-    let text = match (workflow.inputs.is_empty(), inside.is_empty()) {
-        (true, _) => outputs.to_owned(),
-        (false, true) => format!("{{{}}}", workflow.inputs),
-        (false, false) => {
-            // Exactly the outermost braces: the last output may end with one of its own.
-            let inside = outputs.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(inside);
-            format!("{{{},{inside}}}", workflow.inputs)
-        }
-    };
-    RawValue::from_string(text)
-        .map_err(|e| Refusal::mismatch(format!("the input of a step is an object {{dependency: output}}: {e}")))
+    if workflow.inputs.is_empty() {
+        return RawValue::from_string(outputs.to_owned()).map_err(not_an_object);
+    }
+    // `dependencies` has read it as an object, so these are its braces.
+    let inside = outputs.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+    let comma = if inside.trim().is_empty() { "" } else { "," };
+    RawValue::from_string(format!("{{{}{comma}{inside}}}", workflow.inputs)).map_err(not_an_object)
+}
+
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn not_an_object(e: serde_json::Error) -> Refusal {
+    Refusal::mismatch(format!("the input of a step is an object {{dependency: output}}: {e}"))
 }

@@ -74,7 +74,8 @@ impl<'a> Tree<'a> {
                 };
                 Problem::new(at, "", message)
             })?;
-            builder.event(event, position(&span.start))?;
+            let at = position(&span.start);
+            builder.event(event, at, span.tag_start.as_ref().map_or(at, position))?;
         }
         match builder.root {
             Some(root) => Ok(Self { nodes: builder.nodes, root }),
@@ -128,19 +129,25 @@ struct Open {
 }
 
 impl<'a> Builder<'a> {
-    fn event(&mut self, event: Event<'a>, at: Position) -> Result<(), Problem> {
+    fn event(&mut self, event: Event<'a>, at: Position, tag_at: Position) -> Result<(), Problem> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let quoted = match tag {
                     None => style != ScalarStyle::Plain,
-                    Some(tag) => is_string_tag(&tag, at)?,
+                    Some(tag) => is_string_tag(&tag, tag_at)?,
                 };
                 let weight = u32::try_from(text.len()).unwrap_or(u32::MAX).saturating_add(1);
                 let value = if quoted { Value::Quoted(text) } else { Value::Plain(text) };
                 self.add(Node { value, at, weight, height: 0 }, anchor)
             }
-            Event::SequenceStart(_, anchor, tag) => self.begin(at, anchor, false, tag.as_deref()),
-            Event::MappingStart(_, anchor, tag) => self.begin(at, anchor, true, tag.as_deref()),
+            Event::SequenceStart(_, anchor, tag) => {
+                no_tag(tag.as_deref(), tag_at)?;
+                self.begin(at, anchor, false)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                no_tag(tag.as_deref(), tag_at)?;
+                self.begin(at, anchor, true)
+            }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(&node) => self.attach(Use { node, at }),
@@ -157,16 +164,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn begin(
-        &mut self,
-        at: Position,
-        anchor: usize,
-        is_map: bool,
-        tag: Option<&granit_parser::Tag>,
-    ) -> Result<(), Problem> {
-        if let Some(tag) = tag {
-            return Err(unknown_tag(tag, at));
-        }
+    fn begin(&mut self, at: Position, anchor: usize, is_map: bool) -> Result<(), Problem> {
         if self.open.len() >= limits::DEPTH {
             return Err(Problem::new(at, "", too_deep()));
         }
@@ -229,6 +227,10 @@ impl<'a> Builder<'a> {
 /// `!!str` says that plain text is a string; there is no use for any other tag.
 fn is_string_tag(tag: &granit_parser::Tag, at: Position) -> Result<bool, Problem> {
     if tag.is_yaml_core_schema() && tag.suffix() == "str" { Ok(true) } else { Err(unknown_tag(tag, at)) }
+}
+
+fn no_tag(tag: Option<&granit_parser::Tag>, at: Position) -> Result<(), Problem> {
+    tag.map_or(Ok(()), |tag| Err(unknown_tag(tag, at)))
 }
 
 fn unknown_tag(tag: &granit_parser::Tag, at: Position) -> Problem {
