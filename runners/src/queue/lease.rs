@@ -279,6 +279,11 @@ impl Lease {
         self.queue.connection.run::<i64>(&scripts::UNREGISTER, &self.base, &args).await.map(drop)
     }
 
+    /// A document beside the queue.
+    pub(crate) async fn document(&self, document: Document) -> Result<Option<Envelope>, QueueError> {
+        self.queue.document(self.kind(), document).await
+    }
+
     /// A connection on which to wait for jobs.
     pub(crate) async fn waiter(&self) -> Result<Waiter, QueueError> {
         Ok(Waiter { link: self.queue.connection.blocking().await?, wake: keys::key(self.kind(), "wake") })

@@ -42,8 +42,12 @@ pub use reap::{Reaped, Swept};
 pub use registry::{QueueDepth, RunnerState, RunnerView};
 pub use views::{JobFilter, JobPage, JobResult, JobView, LogPage, ReceiptAt, cursor_is_valid};
 
+pub(crate) use events::backoff;
+pub(crate) use keys::Document;
+pub(crate) use lease::Waiter;
+pub(crate) use logs::LogBatch;
+
 use connection::Connection;
-use keys::Document;
 
 /// How a [`Queue`] behaves. The same for all processes on one Redis.
 #[derive(Debug, Clone)]
@@ -122,6 +126,10 @@ impl Queue {
     /// [`QueueError::Unavailable`]
     pub async fn ping(&self) -> Result<(), QueueError> {
         self.connection.link().query::<redis::Value>(&redis::cmd("PING")).await.map(drop)
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.connection.is_cluster()
     }
 
     async fn check_version(&self) -> Result<(), QueueError> {

@@ -1,6 +1,6 @@
 -- Gives jobs back that a worker claimed and will not finish: it is told to stop.
 -- ARGV: worker, then (id, token) per job. Jobs that started go back only if they are idempotent. Gives one number per job: 1 given back, 0 not.
-local worker, reply, back = ARGV[1], {}, false
+local worker, reply = ARGV[1], {}
 for i = 2, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local key = job_key(id)
@@ -16,12 +16,12 @@ for i = 2, #ARGV, 2 do
       call('HSET', key, 'status', 'queued', 'deliveries', math.max(tonumber(job[6] or '1') - 1, 0))
       call('HDEL', key, 'worker', 'token', 'started')
       enqueue(id, job[4], job[5])
-      back = true
     end
     given = 1
   end
   reply[#reply + 1] = given
 end
 conclude_all()
-if back then hint() end
+-- A worker that stops may have taken the hint that others wait for.
+if pending_count() > 0 then hint() end
 return reply

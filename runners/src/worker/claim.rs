@@ -1,0 +1,315 @@
+//! Takes jobs from the queue whenever there is room, and sees them through: verify, start, execute.
+
+use std::sync::Arc;
+
+use horus_keys::{Envelope, Timestamp};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    WorkerOptions,
+    admit::{Documents, Gate, Verdict},
+    execute::{Outcome, execute},
+    finish::Ended,
+    held::Held,
+};
+use crate::{
+    admission::Refusal,
+    executor::Executor,
+    job::{Ending, Job, JobError, JobId, JobStatus, LocalId, Receipt},
+    queue::{Claim, Claimed, Document, Lease, QueueError, backoff},
+};
+
+pub(crate) struct Claimer<E> {
+    pub(crate) executor: Arc<E>,
+    pub(crate) lease: Lease,
+    pub(crate) held: Arc<Held>,
+    pub(crate) gate: Gate,
+    pub(crate) options: Arc<WorkerOptions>,
+    pub(crate) ended: mpsc::Sender<Ended>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A job that may be executed.
+struct Ready {
+    claimed: Claimed,
+    job: Job,
+    permit: OwnedSemaphorePermit,
+}
+
+impl<E: Executor> Claimer<E> {
+    /// Claims until it is told to stop.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let slots = Arc::new(Semaphore::new(self.options.concurrency));
+        let mut recovered = Instant::now();
+        let (mut failures, mut waiter) = (0, None);
+        // Set when Redis may believe that we hold jobs of which we do not know.
+        let mut uncertain = false;
+        loop {
+            let permit = tokio::select! {
+                permit = slots.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+                () = self.shutdown.cancelled() => return,
+            };
+            let mut permits = vec![permit];
+            while let Ok(permit) = slots.clone().try_acquire_owned() {
+                permits.push(permit);
+            }
+            let want = permits.len();
+            // The client for clusters repeats commands by itself: a claim may have taken twice without an error.
+            if self.lease.queue().is_cluster() && recovered.elapsed() > self.options.lease {
+                (uncertain, recovered) = (true, Instant::now());
+            }
+            // Not to be dropped half-way: jobs would be claimed of which nobody knows.
+            let claim = self.claim(want, &mut uncertain).await;
+            let claim = match claim {
+                Ok(claim) => claim,
+                Err(e) => {
+                    drop(permits);
+                    failures += 1;
+                    tracing::warn!("cannot claim jobs: {e}");
+                    self.pause(failures).await;
+                    continue;
+                }
+            };
+            failures = 0;
+            let full = claim.jobs.len() == want;
+            permits.truncate(claim.jobs.len());
+            if !claim.jobs.is_empty() {
+                self.held.insert(&claim.jobs);
+                let this = self.clone();
+                self.tracker.spawn(async move { this.process(claim, permits).await });
+            }
+            if !full && let Err(e) = self.wait(&mut waiter).await {
+                waiter = None;
+                failures += 1;
+                tracing::debug!("cannot wait for jobs: {e}");
+                self.pause(failures).await;
+            }
+        }
+    }
+
+    async fn claim(&self, want: usize, uncertain: &mut bool) -> Result<Claim, QueueError> {
+        if *uncertain {
+            let lost = self.lease.recover(&self.held.ids()).await?;
+            if lost > 0 {
+                tracing::info!(jobs = lost, "gave back jobs of a claim whose reply was lost");
+            }
+        }
+        // From here on, until the reply is in our hands.
+        *uncertain = true;
+        let claim = self.lease.claim(want, &self.gate.known()).await?;
+        *uncertain = false;
+        Ok(claim)
+    }
+
+    /// Waits until there may be jobs.
+    async fn wait(&self, waiter: &mut Option<crate::queue::Waiter>) -> Result<(), QueueError> {
+        if waiter.is_none() {
+            *waiter = Some(self.lease.waiter().await?);
+        }
+        let Some(waiting) = waiter else { return Ok(()) };
+        tokio::select! {
+            waited = waiting.wait() => waited,
+            () = self.shutdown.cancelled() => Ok(()),
+        }
+    }
+
+    async fn pause(&self, failures: u32) {
+        tokio::select! {
+            () = tokio::time::sleep(backoff(failures)) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+    }
+
+    /// Verifies claimed jobs, marks them as started, and executes them.
+    async fn process(self: Arc<Self>, claim: Claim, permits: Vec<OwnedSemaphorePermit>) {
+        let verdicts = self.verify(&claim.jobs, claim.documents).await;
+        let (mut ready, mut released) = (Vec::new(), Vec::new());
+        for ((claimed, verdict), permit) in claim.jobs.into_iter().zip(verdicts).zip(permits) {
+            match verdict {
+                Some(Verdict::Admitted(job)) => ready.push(Ready { claimed, job: *job, permit }),
+                Some(Verdict::Refused { refusal, spec, workflow }) => {
+                    self.refuse(&claimed, &refusal, spec, workflow).await;
+                }
+                Some(Verdict::Wants(_)) | None => released.push(claimed),
+            }
+        }
+        if self.shutdown.is_cancelled() {
+            released.extend(ready.drain(..).map(|ready| ready.claimed));
+        }
+        if !released.is_empty() {
+            self.release(&released).await;
+        }
+        if !ready.is_empty() {
+            self.start(ready).await;
+        }
+    }
+
+    /// None for a job whose documents could not be fetched.
+    async fn verify(&self, claimed: &[Claimed], mut sent: Vec<(Document, Envelope)>) -> Vec<Option<Verdict>> {
+        let mut verdicts: Vec<Option<Verdict>> = claimed.iter().map(|_| None).collect();
+        let mut open: Vec<usize> = (0..claimed.len()).collect();
+        let (mut documents, mut failures) = (Documents::default(), 0);
+        // Jobs name a batch, which names documents, which name no others: two rounds are enough, and one more for a cache that forgot.
+        for _ in 0..3 {
+            let jobs: Vec<Claimed> = open.iter().map(|at| claimed[*at].clone()).collect();
+            let results;
+            if sent.is_empty() {
+                results = self.gate.admit(&jobs, &[], &mut documents);
+            } else {
+                let (gate, new, mut all) = (self.gate.clone(), std::mem::take(&mut sent), documents);
+                // Signatures are work for another thread.
+                let task = tokio::task::spawn_blocking(move || {
+                    let results = gate.admit(&jobs, &new, &mut all);
+                    (results, all)
+                });
+                let Ok(done) = task.await else { return verdicts };
+                (results, documents) = done;
+            }
+            let mut wants = Vec::new();
+            for (at, verdict) in open.iter().zip(results) {
+                if let Verdict::Wants(documents) = &verdict {
+                    wants.extend(documents.iter().copied());
+                }
+                verdicts[*at] = Some(verdict);
+            }
+            open.retain(|at| matches!(verdicts[*at], Some(Verdict::Wants(_))));
+            if open.is_empty() {
+                break;
+            }
+            wants.sort_unstable();
+            wants.dedup();
+            for document in wants {
+                match self.fetch(document, &mut failures).await {
+                    Some(Some(envelope)) => sent.push((document, envelope)),
+                    Some(None) => documents.absent(document),
+                    None => return verdicts,
+                }
+            }
+        }
+        verdicts
+    }
+
+    /// None if the worker stops; `Some(None)` if there is no such document.
+    #[allow(clippy::option_option)]
+    async fn fetch(&self, document: Document, failures: &mut u32) -> Option<Option<Envelope>> {
+        loop {
+            match self.lease.document(document).await {
+                Ok(found) => return Some(found),
+                Err(e) if e.is_transient() => {
+                    *failures += 1;
+                    tracing::warn!("cannot fetch {}: {e}", document.name());
+                    self.pause(*failures).await;
+                    if self.shutdown.is_cancelled() {
+                        return None;
+                    }
+                }
+                Err(e) => {
+                    tracing::warn!("cannot read {}: {e}", document.name());
+                    return Some(None);
+                }
+            }
+        }
+    }
+
+    /// A job that must not be executed ends as failed, with a receipt that says why.
+    async fn refuse(
+        &self,
+        claimed: &Claimed,
+        refusal: &Refusal,
+        spec: Option<horus_keys::Digest>,
+        workflow: Option<horus_keys::Digest>,
+    ) {
+        let now = Timestamp::now();
+        let error = JobError::new(refusal.kind.as_str(), &refusal.message);
+        tracing::warn!(job = %claimed.id, kind = refusal.kind.as_str(), "refused a job: {}", refusal.message);
+        if let Some(held) = self.held.get(&claimed.id, claimed.token) {
+            held.log.system(&format!("the runner refused the job: {}: {}", error.code, error.message));
+        }
+        let kind = self.executor.kind();
+        let receipt = Receipt {
+            job_id: JobId::new(kind.clone(), claimed.id.clone()),
+            spec: spec.unwrap_or_else(|| horus_keys::Digest::of(b"")),
+            workflow,
+            attempt: claimed.attempt,
+            runner: kind,
+            started_at: now,
+            finished_at: now,
+            outcome: JobStatus::Failed,
+            output: None,
+            error: Some(error.clone()),
+        };
+        let (id, token) = (claimed.id.clone(), claimed.token);
+        let ended =
+            Ended { id, token, status: JobStatus::Failed, finished_at: now, output: None, error: Some(error), receipt };
+        // The finisher outlives the senders.
+        let _ = self.ended.send(ended).await;
+    }
+
+    async fn release(&self, jobs: &[Claimed]) {
+        let ids: Vec<(&LocalId, u64)> = jobs.iter().map(|job| (&job.id, job.token)).collect();
+        // If it fails the reaper does it.
+        if let Err(e) = self.lease.release(&ids).await {
+            tracing::warn!(jobs = jobs.len(), "cannot give jobs back, their lease will lapse: {e}");
+        }
+        for job in jobs {
+            self.held.remove(&job.id, job.token);
+        }
+    }
+
+    async fn start(self: Arc<Self>, ready: Vec<Ready>) {
+        let by_nature = self.executor.idempotent();
+        let mut failures = 0;
+        let (started_at, attempts) = loop {
+            let jobs: Vec<(&LocalId, u64, bool)> =
+                ready.iter().map(|r| (&r.claimed.id, r.claimed.token, by_nature || r.job.idempotent)).collect();
+            match self.lease.start(&jobs).await {
+                Ok(started) => break started,
+                Err(e) if e.is_transient() && !self.shutdown.is_cancelled() => {
+                    failures += 1;
+                    tracing::warn!("cannot start jobs: {e}");
+                    self.pause(failures).await;
+                }
+                Err(e) => {
+                    tracing::warn!("cannot start jobs, and gives them back: {e}");
+                    let claimed: Vec<Claimed> = ready.into_iter().map(|ready| ready.claimed).collect();
+                    self.release(&claimed).await;
+                    return;
+                }
+            }
+        };
+        for (ready, attempt) in ready.into_iter().zip(attempts) {
+            if attempt == 0 {
+                self.held.remove(&ready.claimed.id, ready.claimed.token);
+                continue;
+            }
+            let this = self.clone();
+            self.tracker.spawn(async move { this.execute(ready, attempt, started_at).await });
+        }
+    }
+
+    async fn execute(&self, ready: Ready, attempt: u32, started_at: Timestamp) {
+        let Ready { claimed, job, permit } = ready;
+        let (id, token) = (claimed.id.clone(), claimed.token);
+        let Some(held) = self.held.get(&id, token) else { return };
+        let began = Instant::now();
+        let outcome = execute(&*self.executor, &job, &held, self.options.sealing.as_deref()).await;
+        let (status, output, error) = match outcome {
+            Outcome::Ended { status, output, error } => (status, output, error),
+            Outcome::Release => return self.release(&[claimed]).await,
+            Outcome::Abandon => return self.held.remove(&id, token),
+        };
+        // Measured, not read from a clock: a job cannot end before it began.
+        let finished_at = started_at.saturating_add(began.elapsed());
+        let text = output.as_ref().map(crate::executor::Output::get);
+        let ending =
+            Ending { attempt, started_at, finished_at, outcome: status, output: text, error: error.as_ref() };
+        let receipt = Receipt::of(&job, &ending);
+        let _ = self.ended.send(Ended { id, token, status, finished_at, output, error, receipt }).await;
+        drop(permit);
+    }
+}
