@@ -9,3 +9,4 @@ pub mod executor;
 pub mod hero;
 pub mod job;
 pub mod queue;
+pub mod worker;

@@ -220,10 +220,6 @@ impl Args {
         self.push(if flag { "1" } else { "" })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     fn command(&self, verb: &str, script: &str, base: &str) -> Cmd {
         let mut cmd = Cmd::with_capacity(self.ends.len() + 4, self.bytes.len() + script.len() + base.len() + 16);
         cmd.arg(verb).arg(script).arg(1).arg(base);

@@ -80,8 +80,12 @@ impl Documents {
                     format!("Redis holds another document under the name {}", document.name()),
                 )),
                 Document::Batch(_) => verifier.batch(envelope).map(|batch| drop(self.batches.insert(digest, batch))),
-                Document::Workflow(_) => verifier.workflow(envelope).map(|found| drop(self.workflows.insert(digest, found))),
-                Document::Receipts(_) => verifier.receipts(envelope).map(|found| drop(self.receipts.insert(digest, found))),
+                Document::Workflow(_) => {
+                    verifier.workflow(envelope).map(|found| drop(self.workflows.insert(digest, found)))
+                }
+                Document::Receipts(_) => {
+                    verifier.receipts(envelope).map(|found| drop(self.receipts.insert(digest, found)))
+                }
             };
             if let Err(refusal) = result {
                 self.refused.insert(*document, refusal);
@@ -106,7 +110,12 @@ impl Gate {
     }
 
     /// Checks claimed jobs. `sent` came with the claim, or was fetched.
-    pub(crate) fn admit(&self, claimed: &[Claimed], sent: &[(Document, Envelope)], documents: &mut Documents) -> Vec<Verdict> {
+    pub(crate) fn admit(
+        &self,
+        claimed: &[Claimed],
+        sent: &[(Document, Envelope)],
+        documents: &mut Documents,
+    ) -> Vec<Verdict> {
         documents.learn(&self.0.verifier, sent);
         let now = Timestamp::now();
         let verdicts: Vec<Verdict> = claimed.iter().map(|job| self.admit_one(job, documents, now)).collect();
@@ -114,8 +123,12 @@ impl Gate {
         for verdict in &verdicts {
             let Verdict::Admitted(job) = verdict else { continue };
             lately.put(Document::Batch(job.batch), ());
-            job.workflow.iter().for_each(|(digest, _)| drop(lately.put(Document::Workflow(*digest), ())));
-            job.receipts.iter().for_each(|digest| drop(lately.put(Document::Receipts(*digest), ())));
+            if let Some((digest, _)) = &job.workflow {
+                lately.put(Document::Workflow(*digest), ());
+            }
+            for digest in &job.receipts {
+                lately.put(Document::Receipts(*digest), ());
+            }
         }
         verdicts
     }
@@ -148,7 +161,9 @@ impl Gate {
             now,
         };
         match verifier.admit_one(admission, claimed.index) {
-            Ok(job) if job.id == JobId::new(self.0.kind.clone(), claimed.id.clone()) => Verdict::Admitted(Box::new(job)),
+            Ok(job) if job.id == JobId::new(self.0.kind.clone(), claimed.id.clone()) => {
+                Verdict::Admitted(Box::new(job))
+            }
             Ok(job) => {
                 let message = format!("the signed batch has {} where Redis says {}", job.id, claimed.id);
                 Verdict::refused(Refusal::new(RefusalKind::NotAllowed, message))

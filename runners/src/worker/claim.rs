@@ -306,8 +306,7 @@ impl<E: Executor> Claimer<E> {
         // Measured, not read from a clock: a job cannot end before it began.
         let finished_at = started_at.saturating_add(began.elapsed());
         let text = output.as_ref().map(crate::executor::Output::get);
-        let ending =
-            Ending { attempt, started_at, finished_at, outcome: status, output: text, error: error.as_ref() };
+        let ending = Ending { attempt, started_at, finished_at, outcome: status, output: text, error: error.as_ref() };
         let receipt = Receipt::of(&job, &ending);
         let _ = self.ended.send(Ended { id, token, status, finished_at, output, error, receipt }).await;
         drop(permit);

@@ -34,7 +34,12 @@ impl Outcome {
 }
 
 /// Executes a job that was marked as started.
-pub(crate) async fn execute<E: Executor>(executor: &E, job: &Job, held: &HeldJob, sealing: Option<&SealingKey>) -> Outcome {
+pub(crate) async fn execute<E: Executor>(
+    executor: &E,
+    job: &Job,
+    held: &HeldJob,
+    sealing: Option<&SealingKey>,
+) -> Outcome {
     let secrets = match open_secrets(job, sealing) {
         Ok(secrets) => secrets,
         Err(error) => return Outcome::failed(JobStatus::Failed, error),
@@ -63,11 +68,15 @@ pub(crate) async fn execute<E: Executor>(executor: &E, job: &Job, held: &HeldJob
         Some(Stop::Shutdown) if executor.idempotent() || job.idempotent => Outcome::Release,
         Some(Stop::Shutdown) => Outcome::failed(
             JobStatus::Failed,
-            ExecutionError::new("INTERRUPTED", "the runner had to stop before the job ended; what it did until then stays"),
+            ExecutionError::new(
+                "INTERRUPTED",
+                "the runner had to stop before the job ended; what it did until then stays",
+            ),
         ),
-        Some(Stop::Cancelled) | None => {
-            Outcome::failed(JobStatus::Cancelled, ExecutionError::new("CANCELLED", "the job was cancelled while it ran"))
-        }
+        Some(Stop::Cancelled) | None => Outcome::failed(
+            JobStatus::Cancelled,
+            ExecutionError::new("CANCELLED", "the job was cancelled while it ran"),
+        ),
     }
 }
 
@@ -84,12 +93,18 @@ fn ended(result: Result<Result<Output, ExecutionError>, Box<dyn std::any::Any + 
     }
 }
 
-fn open_secrets(job: &Job, sealing: Option<&SealingKey>) -> Result<BTreeMap<String, Zeroizing<String>>, ExecutionError> {
+fn open_secrets(
+    job: &Job,
+    sealing: Option<&SealingKey>,
+) -> Result<BTreeMap<String, Zeroizing<String>>, ExecutionError> {
     if job.secrets.is_empty() {
         return Ok(BTreeMap::new());
     }
     let key = sealing.ok_or_else(|| {
-        ExecutionError::new("SECRET_UNREADABLE", "the job has secrets, but this runner has no sealing key: start it with --identity")
+        ExecutionError::new(
+            "SECRET_UNREADABLE",
+            "the job has secrets, but this runner has no sealing key: start it with --identity",
+        )
     })?;
     let scope = job.secret_scope();
     let open = |(name, sealed): (&String, &horus_keys::SealedSecret)| {
@@ -183,7 +198,9 @@ mod tests {
             held.stop(Stop::Shutdown);
             match execute(&Fake, &job, &held, None).await {
                 Outcome::Release => assert!(idempotent),
-                other => assert_eq!((status(other), idempotent), ((JobStatus::Failed, "INTERRUPTED".to_owned()), false)),
+                other => {
+                    assert_eq!((status(other), idempotent), ((JobStatus::Failed, "INTERRUPTED".to_owned()), false))
+                }
             }
         }
         let held = held();

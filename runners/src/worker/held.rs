@@ -11,11 +11,7 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    executor::LogSink,
-    job::LocalId,
-    queue::Claimed,
-};
+use crate::{executor::LogSink, job::LocalId, queue::Claimed};
 
 /// Why a job is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

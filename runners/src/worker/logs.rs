@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_says_so() {
-        let line = |n: usize| LogLine { time: horus_keys::Timestamp::now(), stream: LogStream::Stdout, text: n.to_string() };
+        let line =
+            |n: usize| LogLine { time: horus_keys::Timestamp::now(), stream: LogStream::Stdout, text: n.to_string() };
         let mut lines: Vec<_> = (0..limits::LOG_LINES + 3).map(line).collect();
         cap(&mut lines);
         assert_eq!(lines.len(), limits::LOG_LINES + 1);

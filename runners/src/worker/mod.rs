@@ -91,7 +91,10 @@ pub struct Worker<E> {
 
 impl<E: Executor> std::fmt::Debug for Worker<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("kind", &self.executor.kind()).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("kind", &self.executor.kind())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,16 @@
+//! The queue and the worker loop against a real Redis, which every test starts for itself.
+
+#![allow(clippy::unwrap_used)]
+
+mod cancel;
+mod doctor;
+mod harness;
+mod leases;
+mod lifecycle;
+mod listing;
+mod logs;
+mod push;
+mod speed;
+mod time;
+mod trust;
+mod worker;
