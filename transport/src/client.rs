@@ -5,7 +5,7 @@ mod http;
 mod options;
 
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -190,17 +190,17 @@ impl RpcClient {
         let reply = self.send(body.into(), None, false, deadline).await?.ok_or_else(empty)?;
         let info = decode::<GetNodeInfo>(call::read_single(&reply)?)?;
         let node = Arc::new(info.verify(self.0.address.pin(), Timestamp::now())?);
-        *self.0.node.write().unwrap_or_else(|e| e.into_inner()) = Some(Arc::clone(&node));
+        *self.0.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&node));
         Ok(node)
     }
 
     fn known(&self) -> Option<Arc<VerifiedNode>> {
-        self.0.node.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.0.node.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets who the node is, to ask it again: it may have been set up anew.
     pub fn forget_node(&self) {
-        *self.0.node.write().unwrap_or_else(|e| e.into_inner()) = None;
+        *self.0.node.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn single(&self, call: &Call, timeout: Duration) -> Result<Bytes, RpcError> {

@@ -117,9 +117,13 @@ struct Prepare {
     run: Result<Running, RpcError>,
 }
 
+/// A call that ended: its id, and the text of its result.
+type Done = (Option<Box<str>>, Result<Vec<u8>, RpcError>);
+
 impl Dispatcher {
     /// Serves that table.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value, reason = "from here on the state is the dispatcher's")]
     pub fn new<S: Send + Sync + 'static>(
         table: MethodTable<S>,
         state: Arc<S>,
@@ -127,7 +131,7 @@ impl Dispatcher {
         limits: Limits,
     ) -> Self {
         Self(Arc::new(Inner {
-            methods: table.bind(state),
+            methods: table.bind(&state),
             rates: Rates::new(security.rates),
             security,
             replays: Replays::new(),
@@ -296,7 +300,7 @@ impl Inner {
             self.write(&mut body, id.as_deref(), &result);
             return Reply { body: (!body.is_empty()).then(|| body.into()), refused: None };
         }
-        let mut results: Vec<Option<(Option<Box<str>>, Result<Vec<u8>, RpcError>)>> = Vec::new();
+        let mut results: Vec<Option<Done>> = Vec::new();
         results.resize_with(calls.len(), || None);
         // Tasks of their own, so that they use all cores; dropped with the set.
         let mut running = JoinSet::new();
@@ -327,7 +331,7 @@ impl Inner {
         Reply { body: (!body.is_empty()).then(|| body.into()), refused: None }
     }
 
-    async fn run_one(&self, origin: Origin, call: Prepare) -> (Option<Box<str>>, Result<Vec<u8>, RpcError>) {
+    async fn run_one(&self, origin: Origin, call: Prepare) -> Done {
         let Prepare { id, access, long_poll, run } = call;
         let running = match run {
             Ok(running) => AssertUnwindSafe(running).catch_unwind(),

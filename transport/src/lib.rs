@@ -41,3 +41,6 @@ pub use openrpc::ServiceInfo;
 pub use rate::{Origin, RateLimits};
 pub use server::{Health, RpcServer, ServerError, ServerOptions, TlsFiles};
 pub use table::MethodTable;
+
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,7 @@ impl NodeInfo {
     /// [`ErrorKind::InvalidEnvelope`], [`ErrorKind::BadSignature`], [`ErrorKind::Expired`], or
     /// [`ErrorKind::UntrustedSigner`] for another key than the pinned one.
     pub fn verify(self, pin: Option<PeerId>, now: Timestamp) -> Result<VerifiedNode, RpcError> {
-        let (signer, announcement) = NodeAnnouncement::check(&self.envelope, now).map_err(refusal)?;
+        let (signer, announcement) = NodeAnnouncement::check(&self.envelope, now).map_err(|e| refusal(&e))?;
         if signer != self.peer_id {
             return Err(RpcError::new(
                 ErrorKind::BadSignature,
@@ -80,9 +80,9 @@ impl NodeInfo {
     }
 }
 
-fn refusal(e: DocumentError) -> RpcError {
+fn refusal(e: &DocumentError) -> RpcError {
     use horus_keys::EnvelopeError;
-    let kind = match &e {
+    let kind = match e {
         DocumentError::Envelope(EnvelopeError::BadSignature { .. }) => ErrorKind::BadSignature,
         DocumentError::Expired { .. } => ErrorKind::Expired,
         _ => ErrorKind::InvalidEnvelope,

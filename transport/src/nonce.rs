@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -57,7 +57,7 @@ impl MemoryNonces {
     }
 
     fn insert(&self, hash: u128, now: Instant, ttl: Duration) -> Result<bool, RpcError> {
-        let mut slots = self.slots.lock().unwrap_or_else(|e| e.into_inner());
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((lapses, _)) = slots.seconds.front()
             && *lapses <= now
         {

@@ -3,7 +3,7 @@
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
@@ -117,7 +117,7 @@ impl Rates {
     /// Whether the origin may be heard at all. Cheap: asked before anything is read.
     pub(crate) fn admit(&self, origin: Origin) -> Result<(), RpcError> {
         let Some(key) = self.key(origin) else { return Ok(()) };
-        let mut blocked = self.blocked.lock().unwrap_or_else(|e| e.into_inner());
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(until) = blocked.get(&key).copied() else { return Ok(()) };
         let now = Instant::now();
         if until <= now {
@@ -139,7 +139,7 @@ impl Rates {
         let Some(key) = self.key(origin) else { return };
         if let Err(wait) = self.take(&self.failures, key) {
             let until = Instant::now() + wait.max(Duration::from_secs(1));
-            self.blocked.lock().unwrap_or_else(|e| e.into_inner()).put(key, until);
+            self.blocked.lock().unwrap_or_else(PoisonError::into_inner).put(key, until);
         }
     }
 
@@ -148,7 +148,7 @@ impl Rates {
         let mut key = key;
         if limiter.len() >= MAX_ORIGINS {
             // Sweeping looks at every origin: at most once a second, or a flood pays with our time.
-            let mut swept = self.swept.lock().unwrap_or_else(|e| e.into_inner());
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
             if swept.elapsed() >= Duration::from_secs(1) {
                 limiter.retain_recent();
                 *swept = Instant::now();

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use horus_keys::{CallClaims, Digest, PeerId};
@@ -61,7 +62,7 @@ impl Replays {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins the call with that key, or starts it. `start` is given a flag that tells whether the nonce
@@ -88,7 +89,7 @@ impl Replays {
 
     /// Keeps the reply for repeats, if it is not too long.
     pub(crate) fn answered(&self, key: CallKey, reply: &Reply) {
-        let bytes = reply.body.as_ref().map_or(0, |body| body.len());
+        let bytes = reply.body.as_ref().map_or(0, Bytes::len);
         if bytes > MAX_REPLY {
             return self.forget(&key);
         }
@@ -146,7 +147,6 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use horus_keys::Identity;
 
     fn reply(len: usize) -> Reply {

@@ -82,11 +82,11 @@ impl<S: Send + Sync + 'static> MethodTable<S> {
     }
 
     /// Ties the table to the state that its handlers work on.
-    pub(crate) fn bind(self, state: Arc<S>) -> Methods {
+    pub(crate) fn bind(self, state: &Arc<S>) -> Methods {
         let discover: Arc<[u8]> = self.openrpc().to_string().into_bytes().into();
         let bound = self.methods.into_iter().map(|(name, method)| {
             let Registered { access, long_poll, handler, .. } = method;
-            let state = Arc::clone(&state);
+            let state = Arc::clone(state);
             let start: Start = Box::new(move |caller, params| handler(&state, caller, params));
             (name, Bound { access, long_poll, start })
         });

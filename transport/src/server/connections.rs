@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts connections; clones share the count.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ impl Connections {
     /// Counts a connection from there, unless it is one too many.
     pub(super) fn admit(&self, from: IpAddr) -> Option<Admitted> {
         let origin = origin_of(from);
-        let mut counts = self.counts.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let same = counts.by_origin.get(&origin).copied().unwrap_or(0);
         // The node's own roles and users share the loopback address.
         if counts.all >= self.limit || (same >= self.per_origin && !origin.is_loopback()) {
@@ -54,7 +54,7 @@ fn origin_of(ip: IpAddr) -> IpAddr {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut counts = self.counts.lock().unwrap_or_else(|e| e.into_inner());
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all -= 1;
         match counts.by_origin.get_mut(&self.origin) {
             Some(count) if *count > 1 => *count -= 1,
