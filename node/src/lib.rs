@@ -1,5 +1,12 @@
 //! The roles of Horus, their RPC methods, the workflow engine and the command line: everything that the binary does.
+//!
+//! - [`api`]: one type per RPC method. Roles meet here only.
+//! - [`role`]: what every role has: keys, trust, health, logging, shutdown.
+//! - [`store`]: the little that a role itself keeps in Redis.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod api;
+pub mod role;
+pub mod store;
 pub mod workflow;

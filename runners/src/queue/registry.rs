@@ -85,6 +85,14 @@ impl Queue {
         Ok(views)
     }
 
+    /// Enters a kind that no worker has served yet, so that jobs of it can be accepted.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`]
+    pub async fn register_kind(&self, kind: &RunnerKind) -> Result<(), QueueError> {
+        self.remember_kind(kind).await
+    }
+
     /// How many jobs of a kind wait, due and delayed ones, and how many are claimed or running.
     ///
     /// # Errors

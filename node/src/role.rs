@@ -1,0 +1,16 @@
+//! What every role of a node has: its keys, the trust policy, where it listens, how it says who it is and how it is, and how
+//! it stops.
+//!
+//! A role is an adapter: it takes a [`Common`], its own configuration, and starts. What it does lives elsewhere.
+
+mod announce;
+mod common;
+mod health;
+mod log;
+mod shutdown;
+
+pub use announce::Announcer;
+pub use common::{Common, CommonOptions, RoleError};
+pub use health::Health;
+pub use log::{LogFormat, start_logging};
+pub use shutdown::Shutdown;
