@@ -3,10 +3,12 @@
 //! - [`api`]: one type per RPC method. Roles meet here only.
 //! - [`role`]: what every role has: keys, trust, health, logging, shutdown.
 //! - [`store`]: the little that a role itself keeps in Redis.
+//! - [`supervisor`]: admits signed jobs into the queue of its machine and answers for them.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
 pub mod role;
 pub mod store;
+pub mod supervisor;
 pub mod workflow;

@@ -1,0 +1,149 @@
+//! `create_jobs`: from a signed batch to queued jobs.
+//!
+//! The order matters. Form, limits and signatures come first and need no Redis; then trust, audience, expiry and what
+//! follows from a signed workflow; then whether anybody can run the jobs; then room in the queue. Nothing is written before
+//! all of it has passed, so a refused batch leaves nothing behind.
+
+use std::sync::Arc;
+
+use horus_keys::{Envelope, Timestamp};
+use horus_runners::admission::{Admission, Audience, SignedBatch};
+use horus_runners::job::{Job, limits};
+use horus_transport::{Caller, ErrorKind, RpcError};
+
+use super::documents::Documents;
+use super::owners::Owner;
+use super::{Supervisor, errors};
+use crate::api::EnvelopeText;
+use crate::api::supervisor::{CreateJobParams, CreateJobsParams, CreatedJob, CreatedJobs};
+
+/// From how many bytes on verification leaves the async threads: below, handing it over costs more than doing it.
+pub(super) const LARGE_BYTES: usize = 32 * 1024;
+/// From how many jobs on deriving and checking them leaves the async threads.
+const LARGE_JOBS: usize = 32;
+impl Supervisor {
+    pub(super) async fn create_job(
+        self: Arc<Self>,
+        _caller: Caller,
+        params: CreateJobParams,
+    ) -> Result<CreatedJob, RpcError> {
+        let CreateJobParams { envelope, workflow, receipts } = params;
+        let batch = self.verified_batch(envelope.read()?).await?;
+        if batch.jobs.len() != 1 {
+            return Err(errors::invalid(format!(
+                "create_job takes a batch of one job, this has {}: use create_jobs",
+                batch.jobs.len()
+            )));
+        }
+        let created = self.accept(batch, workflow, receipts).await?;
+        created.jobs.into_iter().next().ok_or_else(|| RpcError::internal("the queue answered for no job"))
+    }
+
+    pub(super) async fn create_jobs(
+        self: Arc<Self>,
+        _caller: Caller,
+        params: CreateJobsParams,
+    ) -> Result<CreatedJobs, RpcError> {
+        let CreateJobsParams { envelope, workflow, receipts } = params;
+        let batch = self.verified_batch(envelope.read()?).await?;
+        self.accept(batch, workflow, receipts).await
+    }
+
+    async fn verified_batch(&self, envelope: Envelope) -> Result<Arc<SignedBatch>, RpcError> {
+        let verifier = self.verifier.clone();
+        let large = envelope.payload().len() >= LARGE_BYTES;
+        compute(large, move || verifier.batch(&envelope)).await.map_err(|refusal| errors::refused(&refusal))
+    }
+
+    async fn accept(
+        &self,
+        batch: Arc<SignedBatch>,
+        workflow: Option<EnvelopeText>,
+        receipts: Vec<EnvelopeText>,
+    ) -> Result<CreatedJobs, RpcError> {
+        self.gate.check()?;
+        if receipts.len() > limits::RECEIPT_BATCH {
+            return Err(RpcError::new(
+                ErrorKind::TooLarge,
+                format!("{} batches of receipts: at most {} go with a call", receipts.len(), limits::RECEIPT_BATCH),
+            ));
+        }
+        let workflow = workflow.map(EnvelopeText::read).transpose()?;
+        let receipts = receipts.into_iter().map(EnvelopeText::read).collect::<Result<_, _>>()?;
+        let documents = self.documents(&batch, workflow, receipts).await?;
+        let jobs = self.admitted(&batch, documents.clone()).await?;
+        self.require_runners(&jobs).await?;
+        self.enqueue(&batch, jobs, &documents).await
+    }
+
+    /// Admits every job of the batch, or none.
+    async fn admitted(&self, batch: &Arc<SignedBatch>, documents: Arc<Documents>) -> Result<Vec<Job>, RpcError> {
+        let (verifier, me) = (self.verifier.clone(), self.me);
+        let batch = batch.clone();
+        let large = batch.jobs.len() >= LARGE_JOBS || batch.envelope.payload().len() >= LARGE_BYTES;
+        let admit = move || {
+            verifier.admit(Admission {
+                batch: &batch,
+                audience: Audience::Supervisor(&me),
+                workflows: &|digest| documents.workflows.get(digest).cloned(),
+                receipts: &|digest| documents.receipts.get(digest).cloned(),
+                now: Timestamp::now(),
+            })
+        };
+        compute(large, admit).await.map_err(|refusal| errors::refused(&refusal))
+    }
+
+    /// Refuses jobs of a kind that no runner has ever registered for.
+    async fn require_runners(&self, jobs: &[Job]) -> Result<(), RpcError> {
+        for job in jobs {
+            let kind = job.id.runner();
+            if self.kinds.has(kind) {
+                continue;
+            }
+            let known = self.kinds_now().await?;
+            if !known.contains(kind) {
+                return Err(errors::unknown_kind(kind, &known, Some(job.index)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues admitted jobs: one script call for each runner kind, after a look at all kinds if there are several, so that a
+    /// batch which does not fit leaves nothing behind.
+    async fn enqueue(
+        &self,
+        batch: &SignedBatch,
+        jobs: Vec<Job>,
+        documents: &Documents,
+    ) -> Result<CreatedJobs, RpcError> {
+        let one_kind = jobs.iter().all(|job| job.id.runner() == jobs[0].id.runner());
+        if !one_kind {
+            self.gate.pass(self.queue.check(&jobs).await)?;
+        }
+        let (workflows, receipts) = documents.envelopes();
+        let pushed = self.queue.push(&jobs, &batch.envelope, &workflows, &receipts).await;
+        let pushed = self.gate.pass(pushed)?;
+        for job in &jobs {
+            self.owners.insert(&job.id, Owner { submitter: job.submitter, delegate: job.delegate });
+        }
+        if jobs.iter().any(|job| job.not_before.is_some()) {
+            self.due.notify_one();
+        }
+        let jobs = pushed
+            .into_iter()
+            .map(|pushed| CreatedJob { job_id: pushed.job_id, status: pushed.status, created: pushed.created })
+            .collect();
+        Ok(CreatedJobs { jobs })
+    }
+}
+
+/// Runs `work` here when it is small, on a thread for blocking work when it is large.
+pub(super) async fn compute<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if !large {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}

@@ -1,0 +1,63 @@
+//! The supervisor: admits signed jobs into the queue of its machine, and answers for them.
+//!
+//! It checks who signed a job and whether they may run it there, queues it for the runners of its machine, and tells what
+//! became of it. It holds no truth of its own: everything is in Redis, so it can die at any moment, and several can serve one
+//! Redis. What it keeps in memory are caches and the calls that wait.
+
+mod create;
+mod documents;
+mod errors;
+mod gate;
+mod maintenance;
+mod owners;
+mod read;
+mod registry;
+mod start;
+mod visibility;
+mod wait;
+mod waiters;
+mod wire;
+
+pub use start::{Running, SupervisorConfig, methods, start};
+
+use std::sync::Arc;
+
+use horus_keys::{PeerId, Timestamp, Trust};
+use horus_runners::admission::Verifier;
+use horus_runners::queue::Queue;
+use horus_transport::{Caller, RpcError};
+use tokio::sync::Notify;
+
+use crate::role::{Announcer, Health, Shutdown};
+use crate::store::Store;
+use gate::Gate;
+use owners::Owners;
+use registry::Kinds;
+use visibility::Sight;
+use waiters::Waiters;
+
+/// A supervisor at work: what its methods share.
+pub struct Supervisor {
+    me: PeerId,
+    trust: Trust,
+    verifier: Verifier,
+    queue: Queue,
+    store: Store,
+    health: Health,
+    gate: Gate,
+    owners: Owners,
+    kinds: Kinds,
+    waiters: Arc<Waiters>,
+    announcer: Announcer,
+    shutdown: Shutdown,
+    /// Wakes the maintenance: something may be due earlier than it thinks.
+    due: Notify,
+}
+
+impl Supervisor {
+    /// How far the caller looks. The transport has verified its signature and its role.
+    fn sight(&self, caller: &Caller) -> Result<Sight, RpcError> {
+        let peer = caller.signed()?;
+        Ok(Sight::of(peer, &self.trust, Timestamp::now()))
+    }
+}

@@ -1,0 +1,75 @@
+//! Whose jobs they are, remembered so that not every poll for a result asks Redis: it can be forgotten at any moment.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use horus_keys::PeerId;
+use horus_runners::job::JobId;
+use lru::LruCache;
+
+/// Most owners of jobs that are kept.
+const OWNERS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+/// How long an owner is believed. It never changes while a job exists; this bounds what is said of one that does not any more.
+const OWNER_LIFE: Duration = Duration::from_secs(60);
+
+/// Whose job it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) submitter: PeerId,
+    pub(super) delegate: Option<PeerId>,
+}
+
+/// The owners of jobs that were asked for lately.
+pub(super) struct Owners(Mutex<LruCache<JobId, (Owner, Instant)>>);
+
+impl Owners {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(OWNERS)))
+    }
+
+    pub(super) fn get(&self, id: &JobId) -> Option<Owner> {
+        let mut owners = locked(&self.0);
+        let (owner, since) = owners.get(id)?;
+        if since.elapsed() < OWNER_LIFE {
+            return Some(*owner);
+        }
+        owners.pop(id);
+        None
+    }
+
+    pub(super) fn insert(&self, id: &JobId, owner: Owner) {
+        locked(&self.0).put(id.clone(), (owner, Instant::now()));
+    }
+
+    /// After trouble with Redis: it may have come back without what it held.
+    pub(super) fn forget_all(&self) {
+        locked(&self.0).clear();
+    }
+
+    pub(super) fn forget(&self, id: &JobId) {
+        locked(&self.0).pop(id);
+    }
+}
+
+/// The lock's content. Nothing here panics while it is held, so a poisoned lock holds a sound value all the same.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_forgotten() {
+        let owners = Owners::new();
+        let id: JobId = "noop-a".parse().unwrap();
+        let submitter = horus_keys::Identity::generate().peer_id();
+        let owner = Owner { submitter, delegate: None };
+        owners.insert(&id, owner);
+        assert_eq!(owners.get(&id), Some(owner));
+        owners.forget(&id);
+        assert_eq!(owners.get(&id), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! The role: from configuration to a supervisor that serves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use horus_keys::{PeerId, Role};
+use horus_runners::admission::Verifier;
+use horus_runners::queue::{Queue, QueueOptions};
+use horus_transport::{
+    Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security, ServerOptions, ServiceInfo,
+};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use super::gate::Gate;
+use super::owners::Owners;
+use super::registry::Kinds;
+use super::waiters::Waiters;
+use super::{Supervisor, maintenance};
+use crate::api::supervisor as api;
+use crate::role::{Common, RoleError};
+use crate::store::Store;
+
+/// What a supervisor is told beyond what every role is.
+#[derive(Debug, Clone, Default)]
+pub struct SupervisorConfig {
+    /// How the queue behaves: its bounds, retention and leases. The runners of the machine are given the same.
+    pub queue: QueueOptions,
+}
+
+/// The methods of a supervisor: what it serves, and what its OpenRPC document says.
+#[must_use]
+pub fn methods() -> MethodTable<Supervisor> {
+    MethodTable::new(ServiceInfo {
+        title: "Horus supervisor".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        description: "Admits signed jobs into the queue of its machine, and tells what became of them. docs/RPC.md says how to call it."
+            .into(),
+    })
+    .method::<GetNodeInfo, _, _>(Supervisor::get_node_info)
+    .method::<api::CreateJobs, _, _>(Supervisor::create_jobs)
+    .method::<api::CreateJob, _, _>(Supervisor::create_job)
+    .method::<api::GetJob, _, _>(Supervisor::get_job)
+    .method::<api::GetJobStatus, _, _>(Supervisor::get_job_status)
+    .method::<api::GetJobResult, _, _>(Supervisor::get_job_result)
+    .method::<api::GetJobLogs, _, _>(Supervisor::get_job_logs)
+    .method::<api::WaitJobs, _, _>(Supervisor::wait_jobs)
+    .method::<api::ListJobs, _, _>(Supervisor::list_jobs)
+    .method::<api::CancelJob, _, _>(Supervisor::cancel_job)
+    .method::<api::DeleteJob, _, _>(Supervisor::delete_job)
+    .method::<api::ListRunners, _, _>(Supervisor::list_runners)
+    .method::<api::GetRunner, _, _>(Supervisor::get_runner)
+    .method::<api::PingRunner, _, _>(Supervisor::ping_runner)
+    .method::<api::RegisterRunner, _, _>(Supervisor::register_runner)
+    .method::<api::RemoveRunner, _, _>(Supervisor::remove_runner)
+}
+
+/// A supervisor that serves.
+pub struct Running {
+    peer_id: PeerId,
+    addresses: Vec<SocketAddr>,
+    dispatcher: Dispatcher,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("peer_id", &self.peer_id)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// The key that it signs with, and that calls to it name as `aud`.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
+    /// Where it serves HTTP, with the ports that were taken for port 0.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What answers its calls, for other carriers than HTTP.
+    #[must_use]
+    pub fn dispatcher(&self) -> Dispatcher {
+        self.dispatcher.clone()
+    }
+
+    /// Returns when it has stopped, which `common.shutdown` makes it do.
+    pub async fn stopped(self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts a supervisor: connects to Redis, listens, and serves until `common.shutdown`.
+///
+/// # Errors
+/// [`RoleError`] when Redis cannot be used, or an address cannot be listened on.
+pub async fn start(common: Common, config: SupervisorConfig) -> Result<Running, RoleError> {
+    let redis = |error: &dyn std::fmt::Display| RoleError::Redis(error.to_string());
+    let queue = Queue::connect(&common.options.redis_url, config.queue).await.map_err(|e| redis(&e))?;
+    let store = Store::connect(&common.options.redis_url, common.peer_id(), common.health.clone())
+        .await
+        .map_err(|e| redis(&e))?;
+    let events = queue.finished().await.map_err(|e| redis(&e))?;
+
+    let supervisor = Arc::new(Supervisor {
+        me: common.peer_id(),
+        trust: common.trust.clone(),
+        verifier: Verifier::new(common.trust.clone()),
+        queue,
+        store: store.clone(),
+        health: common.health.clone(),
+        gate: Gate::new(common.health.clone()),
+        owners: Owners::new(),
+        kinds: Kinds::default(),
+        waiters: Arc::new(Waiters::default()),
+        announcer: common.announcer(Role::Supervisor),
+        shutdown: common.shutdown.clone(),
+        due: Notify::new(),
+    });
+    let security = Security {
+        me: common.peer_id(),
+        trust: common.trust.clone(),
+        nonces: Arc::new(store.clone()),
+        rates: RateLimits::default(),
+    };
+    let dispatcher = Dispatcher::new(methods(), supervisor.clone(), security, Limits::default());
+    let health = common.health.clone();
+    let options = ServerOptions {
+        listen: common.options.listen.clone(),
+        tls: common.options.tls.clone(),
+        health: Some(Arc::new(move || {
+            let report = health.report();
+            async move { report }.boxed()
+        })),
+        ..ServerOptions::default()
+    };
+    let server =
+        RpcServer::bind(dispatcher.clone(), options).await.map_err(|error| RoleError::Serve(error.to_string()))?;
+    let addresses = server.local_addrs().to_vec();
+    supervisor.announcer.serve_at(common.options.tls.is_some(), &addresses);
+
+    let tasks = TaskTracker::new();
+    tasks.spawn(store.keep_watch(common.shutdown.clone()));
+    tasks.spawn(common.clone().follow_trust());
+    tasks.spawn(maintenance::keep_up(supervisor.clone()));
+    tasks.spawn(maintenance::pass_hints(supervisor, events));
+    let shutdown = common.shutdown.clone();
+    tasks.spawn(async move {
+        let stop = shutdown.stop_token();
+        tokio::select! {
+            () = server.serve(shutdown.drain_token()) => {}
+            () = stop.cancelled() => {}
+        }
+        // Nobody is served any more: what kept it going can end.
+        shutdown.stop();
+    });
+    tasks.close();
+    tracing::info!(peer_id = %common.peer_id(), ?addresses, "supervisor serves");
+    Ok(Running { peer_id: common.peer_id(), addresses, dispatcher, tasks })
+}
