@@ -30,8 +30,8 @@ pub(crate) struct Connection {
 
 #[derive(Clone)]
 enum Target {
-    Single(Client),
-    Cluster(ClusterClient, Vec<Client>),
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>, Vec<Client>),
 }
 
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Connection {
             url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("-cluster://")).map(|rest| (scheme, rest))
         });
         let target = match cluster {
-            None => Target::Single(client(url)?),
+            None => Target::Single(Box::new(client(url)?)),
             Some((scheme, rest)) => {
                 let (auth, hosts) = rest.rsplit_once('@').map_or(("", rest), |(auth, hosts)| (auth, hosts));
                 let at = if auth.is_empty() { "" } else { "@" };
@@ -86,7 +86,7 @@ impl Connection {
                     .response_timeout(response_timeout)
                     .build()
                     .map_err(|e| bad_address(&e))?;
-                Target::Cluster(cluster, clients)
+                Target::Cluster(Box::new(cluster), clients)
             }
         };
         let link = match &target {
@@ -156,7 +156,7 @@ impl Connection {
         channels: &[String],
     ) -> Result<impl Stream<Item = String> + Send + Unpin + use<>, QueueError> {
         let clients = match &self.target {
-            Target::Single(client) => std::slice::from_ref(client),
+            Target::Single(client) => std::slice::from_ref(client.as_ref()),
             Target::Cluster(_, clients) => clients,
         };
         let mut last = QueueError::Unavailable("no node of the cluster is known".to_owned());

@@ -113,7 +113,6 @@ impl Lease {
             .collect();
         // The last digits of a UUIDv7 are random.
         let worker = format!("{name}.{}", &unique[unique.len() - 12..]);
-        queue.remember_kind(&options.kind).await?;
         let lease = Self {
             queue: queue.clone(),
             base: keys::base(&options.kind).into(),
@@ -260,7 +259,12 @@ impl Lease {
         for (id, token) in held {
             args.push(id.as_str()).number(token);
         }
-        let reply: Vec<i64> = self.queue.connection.run(&scripts::HEARTBEAT, &self.base, &args).await?;
+        let (reply, announced): (Result<Vec<i64>, _>, _) = tokio::join!(
+            self.queue.connection.run(&scripts::HEARTBEAT, &self.base, &args),
+            self.queue.announce_kind(self.kind())
+        );
+        announced?;
+        let reply = reply?;
         let beat = |n: &i64| match n {
             0 => Beat::Hold,
             1 => Beat::Cancel,

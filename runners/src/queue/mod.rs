@@ -164,10 +164,15 @@ impl Queue {
         if self.kinds.lock().expect("no code panics while it holds this lock").contains(kind) {
             return Ok(());
         }
-        let mut add: Cmd = redis::cmd("SADD");
-        add.arg(keys::KINDS).arg(kind.as_str());
-        self.connection.link().query::<i64>(&add).await?;
+        self.announce_kind(kind).await?;
         self.kinds.lock().expect("no code panics while it holds this lock").insert(kind.clone());
         Ok(())
+    }
+
+    /// Enters a kind in the set of kinds. Workers do it again and again, since the data of a Redis can get lost.
+    async fn announce_kind(&self, kind: &RunnerKind) -> Result<(), QueueError> {
+        let mut add: Cmd = redis::cmd("SADD");
+        add.arg(keys::KINDS).arg(kind.as_str());
+        self.connection.link().query::<i64>(&add).await.map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! Tells by its own clock which workers are dead.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -10,8 +10,8 @@ use horus_keys::RunnerKind;
 /// Watches heartbeat counters. A lease lapses when its counter was seen unchanged for the whole of it, by the monotonic clock of this process:
 /// a wall clock that jumps lapses none.
 ///
-/// Only time in which the observer really looked counts. While it was stopped, or Redis was away, no worker could show life either, so after a
-/// gap the watch begins anew.
+/// Between two looks at most a third of the lease counts, however long it was: while this process was stopped, or Redis was away, no worker
+/// could show life either, and each has time to do so before the next look.
 #[derive(Debug, Default)]
 pub struct LeaseObserver {
     seen: HashMap<(RunnerKind, String), Seen>,
@@ -21,7 +21,8 @@ pub struct LeaseObserver {
 #[derive(Debug)]
 struct Seen {
     beat: String,
-    since: Instant,
+    /// How long the counter stood still while we looked.
+    still: Duration,
 }
 
 /// A worker and its counter, as Redis has them.
@@ -42,19 +43,21 @@ impl LeaseObserver {
 
     /// Takes in one look at all workers of a kind, and gives those whose lease has lapsed.
     pub(crate) fn look(&mut self, kind: &RunnerKind, workers: Vec<Observed>, now: Instant) -> Vec<Observed> {
-        let shortest = workers.iter().map(|worker| worker.lease).min().unwrap_or(Duration::MAX);
-        let gap = self.last_look.insert(kind.clone(), now).is_none_or(|last| now.duration_since(last) > shortest / 2);
+        let since = self.last_look.insert(kind.clone(), now).map_or(Duration::ZERO, |last| now.duration_since(last));
         self.seen.retain(|(of, worker), _| of != kind || workers.iter().any(|observed| observed.worker == *worker));
         let mut lapsed = Vec::new();
         for observed in workers {
-            let seen = self
-                .seen
-                .entry((kind.clone(), observed.worker.clone()))
-                .or_insert_with(|| Seen { beat: observed.beat.clone(), since: now });
-            if gap || seen.beat != observed.beat {
-                *seen = Seen { beat: observed.beat.clone(), since: now };
-            } else if now.duration_since(seen.since) >= observed.lease {
-                lapsed.push(observed);
+            match self.seen.entry((kind.clone(), observed.worker.clone())) {
+                Entry::Occupied(mut entry) if entry.get().beat == observed.beat => {
+                    let seen = entry.get_mut();
+                    seen.still += since.min(observed.lease / 3);
+                    if seen.still >= observed.lease {
+                        lapsed.push(observed);
+                    }
+                }
+                entry => {
+                    entry.insert_entry(Seen { beat: observed.beat, still: Duration::ZERO });
+                }
             }
         }
         lapsed
@@ -94,17 +97,23 @@ mod tests {
     }
 
     #[test]
-    fn time_without_a_look_does_not_count() {
+    fn time_without_a_look_hardly_counts() {
         let (mut observer, start) = (LeaseObserver::new(), Instant::now());
         observer.look(&kind(), worker(5), start);
         observer.look(&kind(), worker(5), start + Duration::from_secs(3));
-        // The observer was stopped, or Redis was away, for an hour.
+        // The observer was stopped, or Redis was away, for an hour. A live worker beats every third of its lease.
         let back = start + Duration::from_secs(3600);
-        assert!(observer.look(&kind(), worker(5), back).is_empty());
-        for second in 1..10 {
-            assert!(observer.look(&kind(), worker(5), back + Duration::from_secs(second)).is_empty());
+        for second in 0..=3 {
+            assert!(observer.look(&kind(), worker(5), back + Duration::from_secs(second)).is_empty(), "{second}");
         }
         assert_eq!(observer.look(&kind(), worker(5), back + LEASE).len(), 1);
+    }
+
+    #[test]
+    fn a_lease_shorter_than_the_pause_between_looks_lapses_all_the_same() {
+        let (mut observer, start) = (LeaseObserver::new(), Instant::now());
+        let looks = (0..10).map(|n| observer.look(&kind(), worker(5), start + 5 * n * LEASE).len());
+        assert_eq!(looks.take_while(|lapsed| *lapsed == 0).count(), 4);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::job::{JobId, JobStatus};
 
 /// Jobs that one call of the listing script looks at.
 const LOOK: usize = 500;
+/// Results, each with up to 512 KiB of output, that one call reads.
+const RESULTS: usize = 64;
 /// Calls of the listing script for one page and kind: a filter that matches little gives a short page and a cursor.
 const LOOKS: usize = 20;
 /// Jobs on one page.
@@ -72,7 +74,7 @@ impl Queue {
         }
         let mut all: Vec<Option<T>> = job_ids.iter().map(|_| None).collect();
         for (kind, positions) in kinds {
-            for positions in positions.chunks(LOOK) {
+            for positions in positions.chunks(if receipts { RESULTS } else { LOOK }) {
                 let ids: Vec<&JobId> = positions.iter().map(|position| &job_ids[*position]).collect();
                 let (rows, documents) = self.rows(kind, &ids, fields, receipts).await?;
                 let documents = envelopes(&documents)?;

@@ -49,8 +49,8 @@ pub(crate) async fn execute<E: Executor>(
     let mut run = Box::pin(AssertUnwindSafe(executor.execute(job, &context)).catch_unwind());
     let timed_out = tokio::select! {
         biased;
-        result = &mut run => return ended(result),
         () = held.cancel.cancelled() => false,
+        result = &mut run => return ended(result),
         () = tokio::time::sleep_until(deadline) => true,
     };
     if timed_out {
@@ -199,7 +199,7 @@ mod tests {
             match execute(&Fake, &job, &held, None).await {
                 Outcome::Release => assert!(idempotent),
                 other => {
-                    assert_eq!((status(other), idempotent), ((JobStatus::Failed, "INTERRUPTED".to_owned()), false))
+                    assert_eq!((status(other), idempotent), ((JobStatus::Failed, "INTERRUPTED".to_owned()), false));
                 }
             }
         }

@@ -10,6 +10,7 @@ mod lifecycle;
 mod listing;
 mod logs;
 mod push;
+mod server;
 mod speed;
 mod time;
 mod trust;
