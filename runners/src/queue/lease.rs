@@ -263,7 +263,10 @@ impl Lease {
             self.queue.connection.run(&scripts::HEARTBEAT, &self.base, &args),
             self.queue.announce_kind(self.kind())
         );
-        announced?;
+        // Refused when memory is full, and most likely there already: it is tried again with every heartbeat.
+        if let Err(e) = announced {
+            tracing::debug!("cannot enter the runner kind: {e}");
+        }
         let reply = reply?;
         let beat = |n: &i64| match n {
             0 => Beat::Hold,
