@@ -13,10 +13,13 @@
 
 mod address;
 mod auth;
+#[cfg(feature = "baseline")]
+mod baseline;
 mod carrier;
 mod client;
 mod dispatch;
 mod error;
+mod exchange;
 mod jsonrpc;
 mod method;
 mod node_info;
@@ -30,10 +33,13 @@ mod table;
 
 pub use address::{Address, AddressError, Host, is_overlay};
 pub use auth::Security;
+#[cfg(feature = "baseline")]
+pub use baseline::Baseline;
 pub use carrier::{Carrier, CarrierFactory, Outbound};
 pub use client::{Call, ClientOptions, RpcClient, decode};
-pub use dispatch::{Dispatcher, Inbound, Limits, Reply};
+pub use dispatch::Dispatcher;
 pub use error::{ErrorKind, RpcError};
+pub use exchange::{Inbound, Limits, Reply};
 pub use method::{Access, Caller, Example, Method, NoParams};
 pub use node_info::{GetNodeInfo, NodeInfo, VerifiedNode};
 pub use nonce::{MemoryNonces, NonceStore};

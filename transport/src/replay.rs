@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use horus_keys::{CallClaims, Digest, PeerId};
 use lru::LruCache;
 
-use crate::dispatch::Reply;
+use crate::exchange::Reply;
 
 /// So many calls are told from their repeats, in flight or answered.
 const MAX_CALLS: usize = 16 * 1024;

@@ -12,12 +12,15 @@ use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
 
 use super::{Health, ServerOptions};
-use crate::dispatch::{Dispatcher, Inbound, Reply, too_large};
+use crate::dispatch::{Dispatcher, too_large};
 use crate::error::{ErrorKind, RpcError};
+use crate::exchange::{Inbound, Reply};
 use crate::rate::Origin;
 
 /// How long `/healthz` answers the same: probes, however many, cost one look.
 const HEALTH_AGE: Duration = Duration::from_millis(500);
+/// How long the node may take to say how it is.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the rest of an over-long body is taken in, so that its sender comes to read the refusal.
 const DISCARD: Duration = Duration::from_secs(5);
 
@@ -100,7 +103,9 @@ impl Service {
             Some((_, well, text)) => (*well, text.clone()),
             None => {
                 let (well, value): (bool, Value) = match &self.health {
-                    Some(health) => health().await,
+                    Some(health) => tokio::time::timeout(HEALTH_PATIENCE, health())
+                        .await
+                        .unwrap_or_else(|_| (false, json!({ "status": "the node does not say how it is within 3 s" }))),
                     None => (true, json!({ "status": "ok" })),
                 };
                 let text = Bytes::from(value.to_string());

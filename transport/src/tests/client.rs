@@ -181,3 +181,15 @@ async fn a_server_of_another_kind_can_be_called_unsigned() {
     let error = client.call_raw("anything", &NoParams {}).await.unwrap_err();
     assert_eq!((error.kind, error.message.as_str()), (ErrorKind::MethodNotFound, "no"));
 }
+
+#[tokio::test]
+async fn a_connection_that_idled_too_long_costs_nobody_a_call() {
+    let header_timeout = Duration::from_millis(100);
+    let options = ServerOptions { header_timeout, ..ServerOptions::default() };
+    let world = World::with(Setup { options, ..Setup::default() }).await;
+    let client = world.client(None);
+    for pause in [0, 95, 100, 105, 99, 101, 300] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        client.call::<Note>(&NoParams {}).await.unwrap();
+    }
+}
