@@ -1,0 +1,164 @@
+//! `OsirisExecutor`: a script in, one transaction, an output out.
+
+use std::{sync::Arc, time::Duration};
+
+use horus_keys::RunnerKind;
+use rhai::Engine;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    commit::{Commit, Committer, Effects, Verdict},
+    engine::{osiris_engine, with_session},
+    options::OsirisOptions,
+    session::Session,
+    store::{Store, database_error},
+    threads::ScriptThreads,
+};
+use crate::{
+    executor::{Context, ExecutionError, Executor, Output},
+    job::Job,
+    script::{Program, ScriptFailure, run},
+};
+
+/// How often a job is run when others keep changing what it reads.
+const ATTEMPTS: u32 = 50;
+/// How long after `run_until` a job id is remembered: a job that started in time may run for a day.
+const REMEMBER: Duration = Duration::from_secs(25 * 3600);
+
+/// Executes Rhai scripts with a record store. See the module's page.
+///
+/// Idempotent: a job delivered twice takes effect once.
+pub struct OsirisExecutor {
+    engine: Arc<Engine>,
+    threads: ScriptThreads,
+    store: Store,
+    committer: Committer,
+    /// Jobs whose reads were outdated take turns, so that they do not outdate each other.
+    turn: Mutex<()>,
+    memory_bytes: u64,
+}
+
+/// How a script ended, before it is decided whether that counts.
+struct Ran {
+    result: Result<String, ScriptFailure>,
+    effects: Effects,
+}
+
+impl OsirisExecutor {
+    /// Opens the database, makes its tables if they are not there, and compiles the script library.
+    ///
+    /// # Errors
+    /// `DATABASE_ERROR` if the database cannot be opened, `SCRIPT_INVALID` if the library cannot be used.
+    pub async fn open(options: OsirisOptions) -> Result<Self, ExecutionError> {
+        let engine = osiris_engine(&options).map_err(|e| ExecutionError::new("SCRIPT_INVALID", e))?;
+        // One for each script, and one for the committer.
+        let connections = u32::try_from(options.threads.clamp(1, 64) + 1).expect("at most 65");
+        let store = Store::open(&options.url, connections).await?;
+        Ok(Self {
+            engine: Arc::new(engine),
+            threads: ScriptThreads::new(options.threads),
+            committer: Committer::start(store.clone()),
+            store,
+            turn: Mutex::new(()),
+            memory_bytes: options.memory_bytes,
+        })
+    }
+
+    /// Runs the script on a thread of its own. Whatever waits for the answer may go away: the script is then stopped.
+    async fn run(&self, job: &Arc<Job>, context: &Context, stop: &CancellationToken) -> Result<Ran, ExecutionError> {
+        let session = Session::new(
+            self.store.clone(),
+            Handle::current(),
+            context.log.clone(),
+            stop.clone(),
+            context.deadline,
+            self.memory_bytes,
+        );
+        let (engine, job, secrets) = (self.engine.clone(), job.clone(), context.secrets.clone());
+        let (reply, ran) = oneshot::channel();
+        self.threads.run(move || {
+            let job_id = job.id.to_string();
+            let program = Program {
+                script: &job.payload,
+                input: job.input.as_deref(),
+                env: &job.env,
+                secrets: secrets.iter().map(|(name, secret)| (name.as_str(), secret.as_str())).collect(),
+                job_id: &job_id,
+            };
+            let (result, session) = with_session(session, || run(&engine, &program, |value| value));
+            let _ = reply.send(Ran { result, effects: session.into_effects() });
+        });
+        tokio::select! {
+            biased;
+            ran = ran => ran.map_err(|_| ExecutionError::new("SCRIPT_CRASHED", "the script's thread panicked: see the runner's standard error")),
+            () = stop.cancelled() => Err(stopped(context)),
+        }
+    }
+}
+
+fn stopped(context: &Context) -> ExecutionError {
+    if tokio::time::Instant::now() >= context.deadline {
+        ExecutionError::new("TIMED_OUT", "the script ran out of time; nothing of it was stored")
+    } else {
+        ExecutionError::new("CANCELLED", "the job was cancelled; nothing of it was stored")
+    }
+}
+
+impl Executor for OsirisExecutor {
+    fn kind(&self) -> RunnerKind {
+        "osiris".parse().expect("a valid runner kind")
+    }
+
+    fn idempotent(&self) -> bool {
+        true
+    }
+
+    async fn execute(&self, job: &Job, context: &Context) -> Result<Output, ExecutionError> {
+        let job_id = job.id.to_string();
+        if let Some(output) = self.store.recorded(&job_id).await.map_err(|e| database_error(&e))? {
+            context.log.system("the job was stored before: its script is not run again, its output is the same");
+            return Output::from_json_text(output);
+        }
+        // When this future is dropped, the script stops too.
+        let stop = context.cancel.child_token();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let job = Arc::new(job.clone());
+        let mut turn = None;
+        for _ in 0..ATTEMPTS {
+            let Ran { result, effects } = self.run(&job, context, &stop).await?;
+            let (output, failed) = match result {
+                // Checked before it is stored: an output over the limit must not leave its effects behind.
+                Ok(text) => (Some(Output::from_json_text(text)?), None),
+                Err(failure) => (None, Some(failure)),
+            };
+            let commit = Commit {
+                job_id: job_id.clone(),
+                output: output.as_ref().map(|output| output.get().to_owned()),
+                keep_until: job.run_until.saturating_add(REMEMBER),
+                effects,
+            };
+            match (self.committer.commit(commit).await?, output, failed) {
+                (Verdict::Stored, Some(output), _) => return Ok(output),
+                (Verdict::Stored, None, Some(failure)) => return Err(failure.into()),
+                (Verdict::Already(output), ..) => return Output::from_json_text(output),
+                (Verdict::Stored | Verdict::Outdated, ..) => {
+                    context.log.system("another job has changed what this one read: it is run again");
+                }
+            }
+            if turn.is_none() {
+                turn = tokio::select! {
+                    turn = self.turn.lock() => Some(turn),
+                    () = stop.cancelled() => return Err(stopped(context)),
+                };
+            }
+        }
+        let text = format!(
+            "other jobs changed what this one reads {ATTEMPTS} times while it ran: read less, or run it when there is less to do"
+        );
+        Err(ExecutionError::new("CONFLICT", text))
+    }
+}
