@@ -19,16 +19,15 @@ thread_local! {
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
 }
 
-/// Operations of a script between two looks at clock and cancellation.
+/// Operations of a script between two looks at clock, cancellation and the memory of the process. The sizes of single values are bounded besides;
+/// but Rhai does not check a map that grows by `map[key] = value`, so only this bounds it.
 const LOOK_EVERY: u64 = 256;
-/// Operations between two looks at the memory of the process.
-const MEASURE_EVERY: u64 = 1024;
 /// Longest uninterrupted part of a `sleep`.
 const NAP: Duration = Duration::from_millis(10);
 
 pub(super) fn osiris_engine(options: &OsirisOptions) -> Result<Engine, LibraryError> {
     let mut engine = new_engine(&options.script);
-    engine.on_progress(|operations| if operations % LOOK_EVERY == 0 { must_stop(operations) } else { None });
+    engine.on_progress(|operations| if operations % LOOK_EVERY == 0 { must_stop() } else { None });
     engine.on_print(|text| in_job(|session| session.log.stdout(text)));
     engine.on_debug(|text, _, position| {
         in_job(|session| match position.line() {
@@ -67,13 +66,10 @@ fn in_job(tell: impl FnOnce(&Session)) {
     SESSION.with_borrow(|session| session.as_ref().map(tell));
 }
 
-fn must_stop(operations: u64) -> Option<Dynamic> {
+fn must_stop() -> Option<Dynamic> {
     SESSION.with_borrow(|session| {
         let session = session.as_ref()?;
-        let mut stop = session.stopped();
-        if stop.is_none() && operations % MEASURE_EVERY == 0 {
-            stop = out_of_memory(session.memory_bytes);
-        }
+        let stop = session.stopped().or_else(|| out_of_memory(session.memory_bytes));
         stop.map(|stop| failed_by(&stop.code, stop.message))
     })
 }

@@ -18,7 +18,7 @@ pub struct SalOptions {
     pub scratch_dir: PathBuf,
     /// Variables of the runner's environment that scripts see too. Everything else is withheld, since it may hold the runner's secrets.
     pub pass_env: Vec<String>,
-    /// Bounds on values inside a script.
+    /// Bounds on values inside a script. Default: no sizes, since `resources` bounds the memory of each job's process.
     pub script: ScriptLimits,
     /// Bounds on its process, and on each one that it starts.
     pub resources: ResourceLimits,

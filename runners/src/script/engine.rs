@@ -5,17 +5,20 @@ use serde::{Deserialize, Serialize};
 
 use super::json::{from_json, to_json};
 
-/// Bounds on what one script may hold and nest. Sizes count everything inside a value, however deep.
+/// Bounds on what one script may hold and nest; a script over a bound ends with `SCRIPT_LIMIT`. How long it may run is the job's timeout, not a count
+/// of operations.
 ///
-/// A script over a bound ends with `SCRIPT_LIMIT`. How long it may run is the job's timeout, not a count of operations.
+/// The sizes count everything inside a value, however deep, and 0 means no bound. They have a price: with any of them set, Rhai counts a whole value
+/// again at each call that changes it, so that building an array of n items takes time in the order of n². They are for scripts that share a process;
+/// the memory of a process of its own is bounded by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScriptLimits {
-    /// Longest string, in bytes. Default 16 MiB.
+    /// Longest string, in bytes, and all strings of one array or map together. Default 0.
     pub string_bytes: usize,
-    /// Most elements of an array. Default 1,000,000.
+    /// Most elements of an array. Default 0.
     pub array_items: usize,
-    /// Most entries of a map. Default 1,000,000.
+    /// Most entries of a map. Default 0.
     pub map_entries: usize,
     /// Most variables in scope at once. Default 1,024.
     pub variables: usize,
@@ -25,13 +28,7 @@ pub struct ScriptLimits {
 
 impl Default for ScriptLimits {
     fn default() -> Self {
-        Self {
-            string_bytes: 16 * 1024 * 1024,
-            array_items: 1_000_000,
-            map_entries: 1_000_000,
-            variables: 1024,
-            call_depth: 64,
-        }
+        Self { string_bytes: 0, array_items: 0, map_entries: 0, variables: 1024, call_depth: 64 }
     }
 }
 

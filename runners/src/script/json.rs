@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn floats_stay_floats() {
         assert_eq!(round("1.0"), "1.0");
-        assert_eq!(round("[1e3,0.1,12345678901234567890.5]"), "[1000.0,0.1,1.2345678901234567e19]");
+        assert_eq!(round("[1e3,0.1,12345678901234567890.5]"), "[1000.0,0.1,1.2345678901234567e+19]");
         assert!(to_json(&Dynamic::from(f64::NAN)).unwrap_err().contains("NaN"));
     }
 
