@@ -11,6 +11,6 @@ pub mod job;
 pub mod noop;
 pub mod osiris;
 pub mod queue;
-pub mod worker;
 pub mod sal;
 pub mod script;
+pub mod worker;

@@ -39,7 +39,7 @@ impl Record {
 
     /// A stored record.
     pub(super) fn stored(id: String, created_at: i64, updated_at: i64, body: &str) -> Result<Self, Box<EvalAltResult>> {
-        let fields = from_json(body).ok().and_then(|value| value.try_cast::<Map>()).ok_or_else(|| {
+        let fields = from_json(body).ok().and_then(Dynamic::try_cast::<Map>).ok_or_else(|| {
             failure("DATABASE_ERROR", format!("the record {id:?} is damaged: it is not a JSON object"))
         })?;
         let (created_at, updated_at) = (Timestamp::from_millis(created_at), Timestamp::from_millis(updated_at));

@@ -20,7 +20,7 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
     for task in fs::read_dir("/proc/self/task")? {
         match fs::read_to_string(task?.path().join("children")) {
             Ok(list) => {
-                found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw))
+                found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
             }
             // The thread ended between the two reads, or this kernel does not list children.
             Err(_) if fs::exists("/proc/thread-self/children").unwrap_or(false) => {}

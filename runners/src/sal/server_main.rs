@@ -71,9 +71,8 @@ fn start() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     let _ = prctl::set_name(c"horus-sal");
 
-    let init = match receive(&control)? {
-        Some((Request::Init(init), _)) => init,
-        _ => return Err(io::Error::other("the first message is not Init")),
+    let Some((Request::Init(init), _)) = receive(&control)? else {
+        return Err(io::Error::other("the first message is not Init"));
     };
     let engine = match build(&init) {
         Ok((engine, functions)) => {
