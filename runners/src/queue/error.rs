@@ -61,6 +61,10 @@ impl QueueError {
     }
 }
 
+fn in_script(error: &redis::RedisError) -> bool {
+    error.code() == Some("WRONGTYPE") || error.detail().is_some_and(|text| text.contains("user_script:"))
+}
+
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
         use redis::{ErrorKind, ServerErrorKind};
@@ -72,8 +76,10 @@ impl From<redis::RedisError> for QueueError {
             Some("NOAUTH" | "WRONGPASS") => "give user and password in the URL",
             _ => match error.kind() {
                 ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return Self::Corrupt(error.to_string()),
-                // An error inside a script names the script and the line.
-                ErrorKind::Server(ServerErrorKind::ResponseError) => return Self::Corrupt(error.to_string()),
+                // An error inside a script names the script and the line; anything else may pass.
+                ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension if in_script(&error) => {
+                    return Self::Corrupt(error.to_string());
+                }
                 _ => return Self::Unavailable(error.to_string()),
             },
         };

@@ -62,7 +62,7 @@ pub struct Claim {
     /// The jobs, most urgent first.
     pub jobs: Vec<Claimed>,
     /// Batches and other documents that the jobs need and the worker did not say it had.
-    pub(crate) documents: Vec<(Document, Envelope)>,
+    pub(crate) documents: Vec<(Document, String)>,
 }
 
 /// How a job ended.
@@ -160,9 +160,8 @@ impl Lease {
             claim.jobs.push(Claimed { id, token, batch, index, attempt, run_until });
         }
         for pair in documents.as_chunks::<2>().0 {
-            // What cannot be read is as good as not sent: verification will say which document is wanting.
-            if let (Some(name), Ok(envelope)) = (Document::parse(&pair[0]), Envelope::from_json(pair[1].as_bytes())) {
-                claim.documents.push((name, envelope));
+            if let Some(name) = Document::parse(&pair[0]) {
+                claim.documents.push((name, pair[1].clone()));
             }
         }
         Ok(claim)
@@ -213,8 +212,20 @@ impl Lease {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn release(&self, jobs: &[(&LocalId, u64)]) -> Result<Vec<bool>, QueueError> {
+        self.give_back(jobs, "").await
+    }
+
+    /// Gives up jobs that this worker cannot handle, as if it had died: they are delivered again, but not for ever. `why` goes into their logs.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`]
+    pub async fn give_up(&self, jobs: &[(&LocalId, u64)], why: &str) -> Result<Vec<bool>, QueueError> {
+        self.give_back(jobs, why).await
+    }
+
+    async fn give_back(&self, jobs: &[(&LocalId, u64)], why: &str) -> Result<Vec<bool>, QueueError> {
         let mut args = Args::new();
-        args.push(&self.worker);
+        args.push(&self.worker).push(why);
         for (id, token) in jobs {
             args.push(id.as_str()).number(token);
         }
@@ -286,8 +297,8 @@ impl Lease {
         self.queue.connection.run::<i64>(&scripts::UNREGISTER, &self.base, &args).await.map(drop)
     }
 
-    /// A document beside the queue.
-    pub(crate) async fn document(&self, document: Document) -> Result<Option<Envelope>, QueueError> {
+    /// The text of a document beside the queue.
+    pub(crate) async fn document(&self, document: Document) -> Result<Option<String>, QueueError> {
         self.queue.document(self.kind(), document).await
     }
 

@@ -214,7 +214,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn workflow(&self, kind: &RunnerKind, digest: &Digest) -> Result<Option<Envelope>, QueueError> {
-        self.document(kind, Document::Workflow(*digest)).await
+        envelope(self.document(kind, Document::Workflow(*digest)).await?)
     }
 
     /// The receipts envelope that was stored for jobs of this kind, or made by a runner of it.
@@ -222,15 +222,18 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn receipts(&self, kind: &RunnerKind, digest: &Digest) -> Result<Option<Envelope>, QueueError> {
-        self.document(kind, Document::Receipts(*digest)).await
+        envelope(self.document(kind, Document::Receipts(*digest)).await?)
     }
 
-    pub(crate) async fn document(&self, kind: &RunnerKind, document: Document) -> Result<Option<Envelope>, QueueError> {
+    pub(crate) async fn document(&self, kind: &RunnerKind, document: Document) -> Result<Option<String>, QueueError> {
         let mut get = redis::cmd("HGET");
         get.arg(keys::key(kind, &document.name())).arg("envelope");
-        let found: Option<String> = self.connection.link().query(&get).await?;
-        found.map(|text| Envelope::from_json(text.as_bytes()).map_err(QueueError::corrupt)).transpose()
+        self.connection.link().query(&get).await
     }
+}
+
+fn envelope(text: Option<String>) -> Result<Option<Envelope>, QueueError> {
+    text.map(|text| Envelope::from_json(text.as_bytes()).map_err(QueueError::corrupt)).transpose()
 }
 
 fn sequence(text: &str) -> Result<u64, QueueError> {

@@ -70,8 +70,15 @@ impl Documents {
     }
 
     /// Verifies documents. Expensive: signatures, parsing.
-    fn learn(&mut self, verifier: &Verifier, sent: &[(Document, Envelope)]) {
-        for (document, envelope) in sent {
+    fn learn(&mut self, verifier: &Verifier, sent: &[(Document, String)]) {
+        for (document, text) in sent {
+            let envelope = match Envelope::from_json(text.as_bytes()) {
+                Ok(envelope) => envelope,
+                Err(e) => {
+                    self.refused.insert(*document, e.into());
+                    continue;
+                }
+            };
             let digest = envelope.digest();
             let result = match document {
                 // The name is what Redis says; only the digest of what was sent counts.
@@ -79,12 +86,12 @@ impl Documents {
                     RefusalKind::InvalidEnvelope,
                     format!("Redis holds another document under the name {}", document.name()),
                 )),
-                Document::Batch(_) => verifier.batch(envelope).map(|batch| drop(self.batches.insert(digest, batch))),
+                Document::Batch(_) => verifier.batch(&envelope).map(|batch| drop(self.batches.insert(digest, batch))),
                 Document::Workflow(_) => {
-                    verifier.workflow(envelope).map(|found| drop(self.workflows.insert(digest, found)))
+                    verifier.workflow(&envelope).map(|found| drop(self.workflows.insert(digest, found)))
                 }
                 Document::Receipts(_) => {
-                    verifier.receipts(envelope).map(|found| drop(self.receipts.insert(digest, found)))
+                    verifier.receipts(&envelope).map(|found| drop(self.receipts.insert(digest, found)))
                 }
             };
             if let Err(refusal) = result {
@@ -113,7 +120,7 @@ impl Gate {
     pub(crate) fn admit(
         &self,
         claimed: &[Claimed],
-        sent: &[(Document, Envelope)],
+        sent: &[(Document, String)],
         documents: &mut Documents,
     ) -> Vec<Verdict> {
         documents.learn(&self.0.verifier, sent);

@@ -1,8 +1,9 @@
 //! Takes jobs from the queue whenever there is room, and sees them through: verify, start, execute.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use horus_keys::{Envelope, Timestamp};
+use futures::FutureExt;
+use horus_keys::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::Instant,
@@ -47,8 +48,6 @@ impl<E: Executor> Claimer<E> {
         let slots = Arc::new(Semaphore::new(self.options.concurrency));
         let mut recovered = Instant::now();
         let (mut failures, mut waiter) = (0, None);
-        // Set when Redis may believe that we hold jobs of which we do not know.
-        let mut uncertain = false;
         loop {
             let permit = tokio::select! {
                 permit = slots.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
@@ -61,10 +60,11 @@ impl<E: Executor> Claimer<E> {
             let want = permits.len();
             // The client for clusters repeats commands by itself: a claim may have taken twice without an error.
             if self.lease.queue().is_cluster() && recovered.elapsed() > self.options.lease {
-                (uncertain, recovered) = (true, Instant::now());
+                self.held.set_uncertain(true);
+                recovered = Instant::now();
             }
             // Not to be dropped half-way: jobs would be claimed of which nobody knows.
-            let claim = self.claim(want, &mut uncertain).await;
+            let claim = self.claim(want).await;
             let claim = match claim {
                 Ok(claim) => claim,
                 Err(e) => {
@@ -80,8 +80,8 @@ impl<E: Executor> Claimer<E> {
             permits.truncate(claim.jobs.len());
             if !claim.jobs.is_empty() {
                 self.held.insert(&claim.jobs);
-                let this = self.clone();
-                self.tracker.spawn(async move { this.process(claim, permits).await });
+                let claimed: Vec<(LocalId, u64)> = claim.jobs.iter().map(|job| (job.id.clone(), job.token)).collect();
+                self.spawn(claimed, self.clone().process(claim, permits));
             }
             if !full && let Err(e) = self.wait(&mut waiter).await {
                 waiter = None;
@@ -92,18 +92,29 @@ impl<E: Executor> Claimer<E> {
         }
     }
 
-    async fn claim(&self, want: usize, uncertain: &mut bool) -> Result<Claim, QueueError> {
-        if *uncertain {
-            let lost = self.lease.recover(&self.held.ids()).await?;
+    async fn claim(&self, want: usize) -> Result<Claim, QueueError> {
+        if self.held.is_uncertain() {
+            // Cleared first: what becomes uncertain while we ask is asked about again.
+            self.held.set_uncertain(false);
+            let recovered = self.lease.recover(&self.held.ids()).await;
+            let lost = recovered.inspect_err(|_| self.held.set_uncertain(true))?;
             if lost > 0 {
-                tracing::info!(jobs = lost, "gave back jobs of a claim whose reply was lost");
+                tracing::info!(jobs = lost, "gave back jobs that this worker does not know of");
             }
         }
-        // From here on, until the reply is in our hands.
-        *uncertain = true;
-        let claim = self.lease.claim(want, &self.gate.known()).await?;
-        *uncertain = false;
-        Ok(claim)
+        // If the reply is lost, jobs may have been claimed of which we do not know.
+        self.lease.claim(want, &self.gate.known()).await.inspect_err(|_| self.held.set_uncertain(true))
+    }
+
+    /// Runs a task that is responsible for jobs. Should it panic, they are let go of.
+    fn spawn(self: &Arc<Self>, jobs: Vec<(LocalId, u64)>, task: impl Future<Output = ()> + Send + 'static) {
+        let held = self.held.clone();
+        self.tracker.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(jobs = jobs.len(), "a task of the worker panicked; its jobs are given up");
+                jobs.iter().for_each(|(id, token)| held.disown(id, *token));
+            }
+        });
     }
 
     /// Waits until there may be jobs.
@@ -128,21 +139,26 @@ impl<E: Executor> Claimer<E> {
     /// Verifies claimed jobs, marks them as started, and executes them.
     async fn process(self: Arc<Self>, claim: Claim, permits: Vec<OwnedSemaphorePermit>) {
         let verdicts = self.verify(&claim.jobs, claim.documents).await;
-        let (mut ready, mut released) = (Vec::new(), Vec::new());
+        let (mut ready, mut released, mut unclear) = (Vec::new(), Vec::new(), Vec::new());
         for ((claimed, verdict), permit) in claim.jobs.into_iter().zip(verdicts).zip(permits) {
             match verdict {
                 Some(Verdict::Admitted(job)) => ready.push(Ready { claimed, job: *job, permit }),
                 Some(Verdict::Refused { refusal, spec, workflow }) => {
                     self.refuse(&claimed, &refusal, spec, workflow).await;
                 }
-                Some(Verdict::Wants(_)) | None => released.push(claimed),
+                Some(Verdict::Wants(_)) | None => unclear.push(claimed),
             }
         }
         if self.shutdown.is_cancelled() {
             released.extend(ready.drain(..).map(|ready| ready.claimed));
+            released.append(&mut unclear);
         }
         if !released.is_empty() {
-            self.release(&released).await;
+            self.release(&released, "").await;
+        }
+        if !unclear.is_empty() {
+            let why = format!("worker {} could not verify the job", self.lease.worker());
+            self.release(&unclear, &why).await;
         }
         if !ready.is_empty() {
             self.start(ready).await;
@@ -150,7 +166,7 @@ impl<E: Executor> Claimer<E> {
     }
 
     /// None for a job whose documents could not be fetched.
-    async fn verify(&self, claimed: &[Claimed], mut sent: Vec<(Document, Envelope)>) -> Vec<Option<Verdict>> {
+    async fn verify(&self, claimed: &[Claimed], mut sent: Vec<(Document, String)>) -> Vec<Option<Verdict>> {
         let mut verdicts: Vec<Option<Verdict>> = claimed.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..claimed.len()).collect();
         let (mut documents, mut failures) = (Documents::default(), 0);
@@ -185,7 +201,7 @@ impl<E: Executor> Claimer<E> {
             wants.dedup();
             for document in wants {
                 match self.fetch(document, &mut failures).await {
-                    Some(Some(envelope)) => sent.push((document, envelope)),
+                    Some(Some(text)) => sent.push((document, text)),
                     Some(None) => documents.absent(document),
                     None => return verdicts,
                 }
@@ -196,7 +212,7 @@ impl<E: Executor> Claimer<E> {
 
     /// None if the worker stops; `Some(None)` if there is no such document.
     #[allow(clippy::option_option)]
-    async fn fetch(&self, document: Document, failures: &mut u32) -> Option<Option<Envelope>> {
+    async fn fetch(&self, document: Document, failures: &mut u32) -> Option<Option<String>> {
         loop {
             match self.lease.document(document).await {
                 Ok(found) => return Some(found),
@@ -250,14 +266,20 @@ impl<E: Executor> Claimer<E> {
         let _ = self.ended.send(ended).await;
     }
 
-    async fn release(&self, jobs: &[Claimed]) {
+    /// Gives jobs back, because the worker stops or for another reason.
+    async fn release(&self, jobs: &[Claimed], why: &str) {
         let ids: Vec<(&LocalId, u64)> = jobs.iter().map(|job| (&job.id, job.token)).collect();
-        // If it fails the reaper does it.
-        if let Err(e) = self.lease.release(&ids).await {
-            tracing::warn!(jobs = jobs.len(), "cannot give jobs back, their lease will lapse: {e}");
+        let released =
+            if why.is_empty() { self.lease.release(&ids).await } else { self.lease.give_up(&ids, why).await };
+        if let Err(e) = &released {
+            tracing::warn!(jobs = jobs.len(), "cannot give jobs back yet: {e}");
         }
         for job in jobs {
-            self.held.remove(&job.id, job.token);
+            if released.is_ok() {
+                self.held.remove(&job.id, job.token);
+            } else {
+                self.held.disown(&job.id, job.token);
+            }
         }
     }
 
@@ -277,7 +299,12 @@ impl<E: Executor> Claimer<E> {
                 Err(e) => {
                     tracing::warn!("cannot start jobs, and gives them back: {e}");
                     let claimed: Vec<Claimed> = ready.into_iter().map(|ready| ready.claimed).collect();
-                    self.release(&claimed).await;
+                    let why = if self.shutdown.is_cancelled() {
+                        String::new()
+                    } else {
+                        format!("the job could not be started: {e}")
+                    };
+                    self.release(&claimed, &why).await;
                     return;
                 }
             }
@@ -287,8 +314,8 @@ impl<E: Executor> Claimer<E> {
                 self.held.remove(&ready.claimed.id, ready.claimed.token);
                 continue;
             }
-            let this = self.clone();
-            self.tracker.spawn(async move { this.execute(ready, attempt, started_at).await });
+            let (this, job) = (self.clone(), vec![(ready.claimed.id.clone(), ready.claimed.token)]);
+            self.spawn(job, async move { this.execute(ready, attempt, started_at).await });
         }
     }
 
@@ -300,7 +327,7 @@ impl<E: Executor> Claimer<E> {
         let outcome = execute(&*self.executor, &job, &held, self.options.sealing.as_deref()).await;
         let (status, output, error) = match outcome {
             Outcome::Ended { status, output, error } => (status, output, error),
-            Outcome::Release => return self.release(&[claimed]).await,
+            Outcome::Release => return self.release(&[claimed], "").await,
             Outcome::Abandon => return self.held.remove(&id, token),
         };
         // Measured, not read from a clock: a job cannot end before it began.

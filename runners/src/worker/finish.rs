@@ -1,6 +1,6 @@
 //! Signs and stores results, many at a time: while one batch is on its way to Redis the next one gathers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use horus_keys::{Envelope, Identity, PayloadType, Timestamp};
 use tokio::sync::mpsc;
@@ -94,7 +94,7 @@ impl Finisher {
         let receipts = ReceiptBatch { receipts, certificates: self.certificate.iter().cloned().collect() };
         let envelope = Envelope::sign_json(&self.identity, PayloadType::Receipts, &receipts);
         let mut failures = 0;
-        loop {
+        let stored = loop {
             // Lines belong before the end. If they cannot be stored, the result is more important.
             let ids: Vec<(LocalId, u64)> = jobs.iter().map(|job| (job.id.clone(), job.token)).collect();
             self.logs.flush(&ids).await;
@@ -103,27 +103,30 @@ impl Finisher {
                     for (job, _) in jobs.iter().zip(&stored).filter(|(_, stored)| !**stored) {
                         tracing::warn!(job = %job.id, status = %job.status, "a result came too late: the job is no longer this worker's");
                     }
-                    break;
+                    break true;
                 }
                 Err(e) if e.is_transient() => {
                     failures += 1;
                     tracing::warn!(jobs = jobs.len(), "cannot store results, and tries again: {e}");
                     tokio::select! {
                         () = tokio::time::sleep(backoff(failures)) => {}
-                        () = self.abandon.cancelled() => break,
+                        () = self.abandon.cancelled() => break false,
                     }
                 }
                 Err(e) => {
                     // The jobs are let go of; they end as those of a dead worker do.
                     tracing::error!(jobs = jobs.len(), "cannot store results: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    break;
+                    break false;
                 }
             }
-        }
+        };
         for job in &jobs {
             self.logs.forget(&job.id).await;
-            self.held.remove(&job.id, job.token);
+            if stored {
+                self.held.remove(&job.id, job.token);
+            } else {
+                self.held.disown(&job.id, job.token);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -61,6 +61,8 @@ impl HeldJob {
 pub(crate) struct Held {
     jobs: Mutex<HashMap<LocalId, HeldJob>>,
     changed: Notify,
+    /// Redis may believe that we hold jobs which are not here.
+    uncertain: AtomicBool,
 }
 
 impl Held {
@@ -72,7 +74,10 @@ impl Held {
     pub(crate) fn insert(&self, claimed: &[Claimed]) {
         let mut jobs = self.jobs();
         for job in claimed {
-            jobs.insert(job.id.clone(), HeldJob::new(job.token));
+            // A lease that lapsed unnoticed: the job came back to this very worker while its former delivery runs on.
+            if let Some(former) = jobs.insert(job.id.clone(), HeldJob::new(job.token)) {
+                former.stop(Stop::Gone);
+            }
         }
         drop(jobs);
         self.changed.notify_waiters();
@@ -89,6 +94,20 @@ impl Held {
         if empty {
             self.changed.notify_waiters();
         }
+    }
+
+    /// Lets go of a job of which Redis could not be told: the claimer sets it right before it claims again.
+    pub(crate) fn disown(&self, id: &LocalId, token: u64) {
+        self.remove(id, token);
+        self.set_uncertain(true);
+    }
+
+    pub(crate) fn set_uncertain(&self, uncertain: bool) {
+        self.uncertain.store(uncertain, Ordering::Release);
+    }
+
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.uncertain.load(Ordering::Acquire)
     }
 
     pub(crate) fn get(&self, id: &LocalId, token: u64) -> Option<HeldJob> {
@@ -173,6 +192,19 @@ mod tests {
         held.insert(&[claimed("a", 2)]);
         held.remove(&id, 1);
         assert!(held.get(&id, 1).is_none() && held.get(&id, 2).is_some());
+    }
+
+    #[test]
+    fn a_former_delivery_of_a_job_that_comes_back_is_stopped() {
+        let (held, id) = (Held::default(), LocalId::new("a").unwrap());
+        held.insert(&[claimed("a", 1)]);
+        let former = held.get(&id, 1).unwrap();
+        held.insert(&[claimed("a", 2)]);
+        assert_eq!(former.why(), Some(Stop::Gone));
+        assert_eq!(held.get(&id, 2).unwrap().why(), None);
+        assert!(!held.is_uncertain());
+        held.disown(&id, 2);
+        assert!(held.is_empty() && held.is_uncertain());
     }
 
     #[tokio::test]

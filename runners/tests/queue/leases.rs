@@ -182,6 +182,23 @@ async fn a_worker_may_give_back_what_it_has_not_started() {
 }
 
 #[tokio::test]
+async fn a_job_that_no_worker_can_handle_does_not_go_round_for_ever() {
+    let (redis, world) = (Redis::start().await, World::new());
+    let queue = redis.queue().await;
+    let id = world.push_one(&queue, spec("ok")).await;
+    let lease = world.lease(&queue, "w").await;
+    for _ in 0..4 {
+        let job = claim_one(&lease).await;
+        assert_eq!(lease.give_up(&[(&job.id, job.token)], "it cannot be read").await.unwrap(), [true]);
+        assert_eq!(lease.give_up(&[(&job.id, job.token)], "it cannot be read").await.unwrap(), [false]);
+        healthy(&queue).await;
+    }
+    let result = queue.result(&id).await.unwrap().unwrap();
+    assert_eq!((result.status, result.error.unwrap().code.as_str()), (JobStatus::Failed, "NOT_DELIVERED"));
+    assert!(log(&queue, &id).await.iter().all(|line| line.contains("it cannot be read")));
+}
+
+#[tokio::test]
 async fn the_register_knows_who_lives() {
     let (redis, world) = (Redis::start().await, World::new());
     let queue = redis.queue().await;

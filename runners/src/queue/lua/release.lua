@@ -1,13 +1,19 @@
--- Gives jobs back that a worker claimed and will not finish: it is told to stop.
--- ARGV: worker, then (id, token) per job. Jobs that started go back only if they are idempotent. Gives one number per job: 1 given back, 0 not.
-local worker, reply = ARGV[1], {}
-for i = 2, #ARGV, 2 do
+-- Gives jobs back that a worker claimed and will not finish.
+-- ARGV: worker, why ('' = the worker was told to stop), then (id, token) per job.
+-- Told to stop: jobs that did not start go back as if they had never been claimed, and so do idempotent ones that did; others stay.
+-- For any other reason the job is treated as that of a dead worker, so that one which no worker can handle does not go round for ever.
+-- Gives one number per job: 1 given back or ended, 0 not.
+local worker, why, reply = ARGV[1], ARGV[2], {}
+for i = 3, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local key = job_key(id)
   local job = call('HMGET', key, 'status', 'worker', 'token', 'priority', 'run_until', 'deliveries', 'idempotent', 'batch', 'cancel')
-  local mine = job[2] == worker and job[3] == token
+  local mine = job[2] == worker and job[3] == token and (job[1] == 'queued' or job[1] == 'running')
   local given = 0
-  if mine and (job[1] == 'queued' or (job[1] == 'running' and job[7] == '1')) then
+  if mine and why ~= '' then
+    lapse(id, why)
+    given = 1
+  elseif mine and (job[1] == 'queued' or job[7] == '1') then
     call('HDEL', base .. ':active', id)
     if job[9] then
       conclude(id, job[8], 'cancelled', now)
