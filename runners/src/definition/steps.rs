@@ -202,7 +202,7 @@ fn codes(reader: &mut Reader<'_>, value: Use, path: &Path<'_>) -> Vec<String> {
 /// Sealed secrets are JSON objects, pasted as they are: `NAME: {recipients: [{key: ..., enc: ..., ciphertext: ...}]}`.
 fn secrets(reader: &mut Reader<'_>, value: Use, path: &Path<'_>) -> BTreeMap<String, SealedSecret> {
     let all = reader.names(value, path, |reader, value, path| {
-        let json = to_json(reader, value);
+        let json = to_json(reader, value, path);
         match serde_json::from_value::<SealedSecret>(json) {
             Ok(sealed) if (1..=limits::SECRET_RECIPIENTS).contains(&sealed.recipients.len()) => Some(sealed),
             Ok(_) => {
@@ -224,23 +224,13 @@ fn secrets(reader: &mut Reader<'_>, value: Use, path: &Path<'_>) -> BTreeMap<Str
 }
 
 /// All scalars as strings, as a sealed secret has no others. The tree bounds depth and size.
-fn to_json(reader: &Reader<'_>, value: Use) -> Json {
+fn to_json(reader: &mut Reader<'_>, value: Use, path: &Path<'_>) -> Json {
     match reader.tree().value(value) {
         Value::Plain(text) | Value::Quoted(text) => json!(text),
-        Value::List(items) => items.iter().map(|item| to_json(reader, *item)).collect(),
-        Value::Map(entries) => {
-            let text = |key: Use| {
-                if let Value::Plain(t) | Value::Quoted(t) = reader.tree().value(key) {
-                    t.to_string()
-                } else {
-                    String::new()
-                }
-            };
-            entries
-                .iter()
-                .map(|(key, value)| (text(*key), to_json(reader, *value)))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
+        Value::List(items) => items.iter().map(|item| to_json(reader, *item, path)).collect(),
+        Value::Map(_) => {
+            let members = reader.names(value, path, |reader, value, path| Some(to_json(reader, value, path)));
+            members.into_iter().collect::<serde_json::Map<_, _>>().into()
         }
     }
 }

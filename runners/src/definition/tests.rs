@@ -260,6 +260,8 @@ fn sealed_secrets_are_pasted_as_json() {
     let definition = ok(&one_step(&format!("      secrets: {{TOKEN: {json}}}\n")));
     assert_eq!(definition.steps[0].secrets["TOKEN"], sealed);
     check(&one_step("      secrets: {TOKEN: plain}\n"), &["7:24 workflow.steps[0].secrets.TOKEN: not a sealed secret"]);
+    let twice = format!("      secrets: {{TOKEN: {}}}\n", json.replacen("\"key\":", "\"key\": x, \"key\":", 1));
+    assert!(parse(&one_step(&twice)).unwrap_err()[0].message.contains("twice"));
 }
 
 /// How long a text of 100,000 steps and one of 16 MiB take. Run with `--release -- --ignored --nocapture`.

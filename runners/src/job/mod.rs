@@ -7,6 +7,8 @@ pub mod limits;
 mod receipt;
 mod spec;
 mod status;
+#[cfg(test)]
+mod tests;
 mod verified;
 mod workflow;
 
