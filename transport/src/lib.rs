@@ -29,6 +29,8 @@ mod params;
 mod rate;
 mod replay;
 mod server;
+#[cfg(all(unix, feature = "simulator"))]
+pub mod simulator;
 mod table;
 
 pub use address::{Address, AddressError, Host, is_overlay};
