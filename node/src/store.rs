@@ -146,7 +146,24 @@ impl Store {
     /// Keeps watch over Redis for the role's [`Health`]: probes every 5 seconds, and with back-off while there is trouble, whoever
     /// noticed it, until a probe succeeds. Ends when the role stops; a role that drains still needs to know.
     pub async fn keep_watch(self, shutdown: Shutdown) {
-        let watch = watch(&self.health, || self.probe());
+        self.keep_watch_with(shutdown, || async { Ok::<(), StoreError>(()) }).await;
+    }
+
+    /// As [`Store::keep_watch`]; `other` probes the role's other connections to Redis, which can take longer to come back
+    /// than this one.
+    pub async fn keep_watch_with<F, E>(self, shutdown: Shutdown, other: impl Fn() -> F + Send)
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: std::fmt::Display,
+    {
+        let health = self.health.clone();
+        let watch = watch(&health, || {
+            let (store, other) = (self.clone(), other());
+            async move {
+                store.probe().await?;
+                other.await.map_err(|error| StoreError(error.to_string()))
+            }
+        });
         tokio::select! {
             () = watch => {}
             () = shutdown.stopped() => {}

@@ -114,7 +114,7 @@ pub async fn start(common: Common, config: SupervisorConfig) -> Result<Running, 
         me: common.peer_id(),
         trust: common.trust.clone(),
         verifier: Verifier::new(common.trust.clone()),
-        queue,
+        queue: queue.clone(),
         store: store.clone(),
         health: common.health.clone(),
         gate: Gate::new(common.health.clone()),
@@ -148,7 +148,10 @@ pub async fn start(common: Common, config: SupervisorConfig) -> Result<Running, 
     supervisor.announcer.serve_at(common.options.tls.is_some(), &addresses);
 
     let tasks = TaskTracker::new();
-    tasks.spawn(store.keep_watch(common.shutdown.clone()));
+    tasks.spawn(store.keep_watch_with(common.shutdown.clone(), move || {
+        let queue = queue.clone();
+        async move { queue.ping().await }
+    }));
     tasks.spawn(common.clone().follow_trust());
     tasks.spawn(maintenance::keep_up(supervisor.clone()));
     tasks.spawn(maintenance::pass_hints(supervisor, events));
