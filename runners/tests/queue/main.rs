@@ -12,6 +12,7 @@ mod logs;
 mod push;
 mod server;
 mod speed;
+mod steps;
 mod time;
 mod trust;
 mod worker;
