@@ -7,6 +7,7 @@
 //!   2.0 to the letter, checks call signatures ([`Security`]) and holds the [`Limits`]. Every carrier
 //!   hands its requests to it, so that no method knows which one carried a call.
 //! - [`RpcServer`] carries requests over HTTP, with or without TLS.
+//! - With the feature `simulator`, a mesh of simulated mycelium daemons stands in for the real ones.
 //! - A [`Carrier`] takes a client's requests to a node; HTTP is one.
 //!
 //! The crate knows no job and no workflow.

@@ -28,9 +28,9 @@ pub struct Faults {
     pub reordering: f64,
     /// How long such a message is held up, at most.
     pub hold: Duration,
-    /// Whether the daemon misses the acknowledgement of an announcement that comes within 2 ms, as the
-    /// real one does on a LAN, and goes on only with its next 100 ms tick, or when any other message
-    /// of this daemon is acknowledged. A request and its reply then take 204 ms.
+    /// Whether the daemon, as the real one, hears no acknowledgement in the first 2 ms of a message. On
+    /// a LAN it then goes on only with its next 100 ms tick, or when another of its messages is
+    /// acknowledged, so that a request and its reply take 204 ms.
     pub tick: bool,
     /// After which time the daemon gives a message up. It forgets it after twice that time.
     pub give_up: Duration,

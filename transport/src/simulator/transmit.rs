@@ -16,7 +16,7 @@ use super::wire::{Message, MessageId, Progress, Received};
 
 /// How often the daemon looks after a message that makes no progress.
 const TICK: Duration = Duration::from_millis(100);
-/// The first acknowledgement is missed if it comes earlier than this.
+/// How long the daemon hears no acknowledgements after it took a message on.
 const DEAF: Duration = Duration::from_millis(2);
 /// How long a forward socket may take to take in a message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +78,7 @@ impl Journey<'_> {
         daemon.progress(message.id, Progress::Sending { pending: 0, sent: chunks, acked: 0 });
         daemon.acknowledged.notify_waiters();
         if tick && self.began.elapsed() < DEAF {
+            tokio::time::sleep_until(self.began + DEAF).await;
             tokio::select! {
                 () = tokio::time::sleep_until(self.began + TICK) => {}
                 () = daemon.acknowledged.notified() => {}

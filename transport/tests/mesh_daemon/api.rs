@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::client::{payload, text};
+use crate::client::{Daemon, payload, text};
 use crate::mesh::{Mesh, read_line};
 
 pub(crate) async fn a_node_says_who_it_is(mesh: &Mesh) {
@@ -97,15 +98,32 @@ pub(crate) async fn a_batch_of_calls_is_answered(mesh: &Mesh) {
 
 pub(crate) async fn a_waiting_pop_holds_up_every_other_call_of_its_node(mesh: &Mesh) {
     let [a, b, ..] = mesh.nodes.as_slice() else { unreachable!() };
-    let began = Instant::now();
     let waiting = a.clone();
-    let pop = tokio::spawn(async move { waiting.call("popMessage", json!([false, 2, text("nothing comes")])).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    b.call("getInfo", json!([])).await;
-    assert!(began.elapsed() < Duration::from_millis(1500), "other nodes are not held up");
-    a.call("getInfo", json!([])).await;
-    assert!(began.elapsed() > Duration::from_millis(1900), "getInfo did not have to wait");
+    let pop = tokio::spawn(async move { waiting.call("popMessage", json!([false, 3, text("nothing comes")])).await });
+    let elsewhere = async |calls: &mut Vec<Duration>| {
+        while !pop.is_finished() {
+            calls.push(timed(b).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut calls = Vec::new();
+    let here = async {
+        let mut longest = Duration::ZERO;
+        while !pop.is_finished() {
+            longest = longest.max(timed(a).await);
+        }
+        longest
+    };
+    let (longest, ()) = tokio::join!(here, elsewhere(&mut calls));
+    assert!(longest > Duration::from_secs(2), "getInfo did not have to wait: {longest:?}");
+    assert!(calls.iter().all(|took| *took < longest / 2), "other nodes are not held up: {calls:?}");
     assert!(pop.await.unwrap().is_null());
+}
+
+async fn timed(node: &Daemon) -> Duration {
+    let began = Instant::now();
+    node.call("getInfo", json!([])).await;
+    began.elapsed()
 }
 
 pub(crate) async fn a_body_over_ten_mebibytes_is_refused(mesh: &Mesh) {
@@ -122,21 +140,30 @@ pub(crate) async fn a_body_over_ten_mebibytes_is_refused(mesh: &Mesh) {
 
 pub(crate) async fn a_hundred_requests_at_a_time_are_served(mesh: &Mesh) {
     let [a, b, ..] = mesh.nodes.as_slice() else { unreachable!() };
-    let server = mesh.listen("hold", |mut connection| async move {
-        read_line(&mut connection).await;
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        connection.write_all(b"held").await.unwrap();
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    let (release, released) = watch::channel(false);
+    let server = mesh.listen("hold", move |mut connection| {
+        let (arrived, mut released) = (arrived.clone(), released.clone());
+        async move {
+            read_line(&mut connection).await;
+            arrived.send(()).unwrap();
+            released.wait_for(|released| *released).await.unwrap();
+            connection.write_all(b"held").await.unwrap();
+        }
     });
     b.serve("hold", server.path()).await;
     let mut held = JoinSet::new();
     for _ in 0..100 {
         let (a, b) = (a.clone(), b.clone());
-        held.spawn(async move { a.request(&b, "hold", b"x\n", 30).await });
+        held.spawn(async move { a.request(&b, "hold", b"x\n", 60).await });
     }
-    tokio::time::sleep(Duration::from_millis(2000)).await;
+    for _ in 0..100 {
+        arrivals.recv().await.unwrap();
+    }
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "getInfo"}).to_string();
     let (status, _) = a.post(body.clone()).await.unwrap();
     assert_eq!(status, 429, "the hundred and first is turned away, whatever it asks");
+    release.send(true).unwrap();
     for reply in held.join_all().await {
         assert_eq!(payload(&reply), b"held");
     }

@@ -1,5 +1,6 @@
 //! From the sender's pushMessage to the receiver's socket or inbox.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,16 @@ pub(crate) async fn the_inbox_gives_the_oldest_first(mesh: &Mesh) {
     assert_eq!(payload(&b.call("popMessage", json!([])).await), b"1");
     assert_eq!(payload(&b.call("popMessage", json!([])).await), b"3");
     assert!(b.call("popMessage", json!([])).await.is_null());
+}
+
+pub(crate) async fn a_daemon_answers_for_all_addresses_of_its_subnet(mesh: &Mesh) {
+    let [a, b, ..] = mesh.nodes.as_slice() else { unreachable!() };
+    let other = Ipv6Addr::from_bits(b.address.to_bits() ^ 1);
+    let message = json!({"dst": {"ip": other}, "topic": text("neighbour"), "payload": text("x")});
+    a.call("pushMessage", json!([message])).await;
+    let message = b.await_message("neighbour").await;
+    assert_eq!(message["dstIp"], json!(other));
+    assert_eq!(message["dstPk"], json!(b.key));
 }
 
 pub(crate) async fn a_message_to_oneself_never_arrives(mesh: &Mesh) {

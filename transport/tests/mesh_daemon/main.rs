@@ -67,6 +67,7 @@ checks! {
     delivery::messages_reach_a_socket_side_by_side,
     delivery::what_no_socket_answers_falls_into_the_inbox,
     delivery::the_inbox_gives_the_oldest_first,
+    delivery::a_daemon_answers_for_all_addresses_of_its_subnet,
     delivery::a_message_to_oneself_never_arrives,
     delivery::a_mebibyte_arrives,
     replies::without_a_reply_in_time_there_is_the_id_and_no_error,

@@ -59,17 +59,25 @@ async fn a_single_call_waits_for_two_ticks_unless_others_are_under_way() {
     let (mesh, _server) = echoing(Faults { tick: true, ..Faults::default() }).await;
     let [a, b, _] = mesh.nodes.as_slice() else { unreachable!() };
     let alone = round_trip(a, b).await;
-    assert!(alone >= Duration::from_millis(195) && alone < Duration::from_millis(600), "{alone:?}");
+    assert!(alone >= Duration::from_millis(195) && alone < Duration::from_secs(2), "{alone:?}");
+    let first = {
+        let (a, b) = (a.clone(), b.clone());
+        tokio::spawn(async move { round_trip(&a, &b).await })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    round_trip(a, b).await;
+    let first = first.await.unwrap();
+    assert!(first < alone, "the second one's acknowledgement wakes the first: {first:?}, alone {alone:?}");
     mesh.simulator().set_faults(Faults::default());
     let quick = round_trip(a, b).await;
-    assert!(quick < Duration::from_millis(100), "{quick:?}");
+    assert!(quick < alone, "{quick:?}");
 }
 
 #[tokio::test]
 async fn delay_counts_for_every_packet() {
     let (mesh, _server) = echoing(Faults { delay: Duration::from_millis(20), ..Faults::default() }).await;
     let took = round_trip(&mesh.nodes[0], &mesh.nodes[1]).await;
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(800), "{took:?}");
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test]
