@@ -49,6 +49,12 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// One of a part's own: what is set off here is not set off there, but what is set off there is set off here.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { drain: self.drain.child_token(), stop: self.stop.child_token() }
+    }
+
     /// Begins to drain.
     pub fn drain(&self) {
         self.drain.cancel();
@@ -100,6 +106,14 @@ mod tests {
         assert!(shutdown.is_draining() && !shutdown.stop_token().is_cancelled());
         shutdown.stop();
         shutdown.stopped().await;
+
+        let process = Shutdown::new();
+        let part = process.child();
+        part.stop();
+        assert!(part.is_draining() && !process.is_draining());
+        let other = process.child();
+        process.drain();
+        assert!(other.is_draining());
 
         let at_once = Shutdown::new();
         at_once.stop();

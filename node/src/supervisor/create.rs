@@ -52,7 +52,7 @@ impl Supervisor {
     async fn verified_batch(&self, envelope: Envelope) -> Result<Arc<SignedBatch>, RpcError> {
         let verifier = self.verifier.clone();
         let large = envelope.payload().len() >= LARGE_BYTES;
-        compute(large, move || verifier.batch(&envelope)).await.map_err(|refusal| errors::refused(&refusal))
+        self.compute(large, move || verifier.batch(&envelope)).await?.map_err(|refusal| errors::refused(&refusal))
     }
 
     async fn accept(
@@ -70,10 +70,21 @@ impl Supervisor {
         }
         let workflow = workflow.map(EnvelopeText::read).transpose()?;
         let receipts = receipts.into_iter().map(EnvelopeText::read).collect::<Result<_, _>>()?;
-        let documents = self.documents(&batch, workflow, receipts).await?;
+        let documents = if self.knows_signer(&batch) {
+            self.documents(&batch, workflow, receipts).await?
+        } else {
+            // Admission refuses it; a stranger makes nobody look for anything.
+            Arc::default()
+        };
         let jobs = self.admitted(&batch, documents.clone()).await?;
         self.require_runners(&jobs).await?;
         self.enqueue(&batch, jobs, &documents).await
+    }
+
+    fn knows_signer(&self, batch: &SignedBatch) -> bool {
+        let now = Timestamp::now();
+        let known = || self.trust.known(batch.signer, now);
+        known() || batch.certificates.iter().any(|c| self.trust.present(c, now).is_ok()) && known()
     }
 
     /// Admits every job of the batch, or none.
@@ -90,7 +101,7 @@ impl Supervisor {
                 now: Timestamp::now(),
             })
         };
-        compute(large, admit).await.map_err(|refusal| errors::refused(&refusal))
+        self.compute(large, admit).await?.map_err(|refusal| errors::refused(&refusal))
     }
 
     /// Refuses jobs of a kind that no runner has ever registered for.
@@ -106,6 +117,19 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Runs `work` here when it is small; else on a thread for blocking work, as many at a time as there are processors.
+    pub(super) async fn compute<T: Send + 'static>(
+        &self,
+        large: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, RpcError> {
+        if !large {
+            return Ok(work());
+        }
+        let _turn = self.large.acquire().await.map_err(RpcError::internal)?;
+        tokio::task::spawn_blocking(work).await.map_err(RpcError::internal)
     }
 
     /// Queues admitted jobs: one script call for each runner kind, after a look at all kinds if there are several, so that a
@@ -134,16 +158,5 @@ impl Supervisor {
             .map(|pushed| CreatedJob { job_id: pushed.job_id, status: pushed.status, created: pushed.created })
             .collect();
         Ok(CreatedJobs { jobs })
-    }
-}
-
-/// Runs `work` here when it is small, on a thread for blocking work when it is large.
-pub(super) async fn compute<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if !large {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }

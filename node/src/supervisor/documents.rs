@@ -11,7 +11,7 @@ use horus_runners::admission::{SignedBatch, SignedReceipts, SignedWorkflow};
 use horus_runners::job::ReceiptRef;
 use horus_transport::{ErrorKind, RpcError};
 
-use super::create::{LARGE_BYTES, compute};
+use super::create::LARGE_BYTES;
 use super::{Supervisor, errors};
 
 /// Most bytes of receipts that one batch may make this supervisor read from Redis.
@@ -142,13 +142,13 @@ impl Supervisor {
     async fn verified_workflow(&self, envelope: Envelope) -> Result<Arc<SignedWorkflow>, RpcError> {
         let verifier = self.verifier.clone();
         let large = envelope.payload().len() >= LARGE_BYTES;
-        compute(large, move || verifier.workflow(&envelope)).await.map_err(|refusal| errors::refused(&refusal))
+        self.compute(large, move || verifier.workflow(&envelope)).await?.map_err(|refusal| errors::refused(&refusal))
     }
 
     async fn verified_receipts(&self, envelope: Envelope) -> Result<Arc<SignedReceipts>, RpcError> {
         let verifier = self.verifier.clone();
         let large = envelope.payload().len() >= LARGE_BYTES;
-        compute(large, move || verifier.receipts(&envelope)).await.map_err(|refusal| errors::refused(&refusal))
+        self.compute(large, move || verifier.receipts(&envelope)).await?.map_err(|refusal| errors::refused(&refusal))
     }
 }
 

@@ -26,7 +26,7 @@ use horus_keys::{PeerId, Timestamp, Trust};
 use horus_runners::admission::Verifier;
 use horus_runners::queue::Queue;
 use horus_transport::{Caller, RpcError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::role::{Announcer, Health, Shutdown};
 use crate::store::Store;
@@ -41,6 +41,8 @@ pub struct Supervisor {
     me: PeerId,
     trust: Trust,
     verifier: Verifier,
+    /// Bounds the large verifications at a time to the processors.
+    large: Semaphore,
     queue: Queue,
     store: Store,
     health: Health,

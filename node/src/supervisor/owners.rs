@@ -9,7 +9,7 @@ use horus_runners::job::JobId;
 use lru::LruCache;
 
 /// Most owners of jobs that are kept.
-const OWNERS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+const OWNERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// How long an owner is believed. It never changes while a job exists; this bounds what is said of one that does not any more.
 const OWNER_LIFE: Duration = Duration::from_secs(60);
 

@@ -10,7 +10,7 @@ use horus_runners::queue::{Queue, QueueOptions};
 use horus_transport::{
     Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security, ServerOptions, ServiceInfo,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
@@ -21,6 +21,13 @@ use super::{Supervisor, maintenance};
 use crate::api::supervisor as api;
 use crate::role::{Common, RoleError};
 use crate::store::Store;
+
+/// Memory for verified batches, in bytes: a supervisor sees a batch again only when a client repeats it.
+const BATCHES: usize = 2 << 20;
+/// Memory for verified receipts: those of the steps that others depend on.
+const RECEIPTS: usize = 8 << 20;
+/// Memory for verified workflows: one of the largest, or many small ones.
+const WORKFLOWS: usize = 128 << 20;
 
 /// What a supervisor is told beyond what every role is.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +109,9 @@ impl Running {
 ///
 /// # Errors
 /// [`RoleError`] when Redis cannot be used, or an address cannot be listened on.
-pub async fn start(common: Common, config: SupervisorConfig) -> Result<Running, RoleError> {
+pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Running, RoleError> {
+    // Its own end must not end others of the same process.
+    common.shutdown = common.shutdown.child();
     let redis = |error: &dyn std::fmt::Display| RoleError::Redis(error.to_string());
     let queue = Queue::connect(&common.options.redis_url, config.queue).await.map_err(|e| redis(&e))?;
     let store = Store::connect(&common.options.redis_url, common.peer_id(), common.health.clone())
@@ -113,7 +122,8 @@ pub async fn start(common: Common, config: SupervisorConfig) -> Result<Running, 
     let supervisor = Arc::new(Supervisor {
         me: common.peer_id(),
         trust: common.trust.clone(),
-        verifier: Verifier::new(common.trust.clone()),
+        verifier: Verifier::with_memory(common.trust.clone(), BATCHES, RECEIPTS, WORKFLOWS),
+        large: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         queue: queue.clone(),
         store: store.clone(),
         health: common.health.clone(),

@@ -36,6 +36,7 @@ impl Supervisor {
                 ErrorKind::RateLimited,
                 "too many calls wait at this supervisor already: wait for several jobs in one call, or come back later",
             )
+            .with("retry_after_ms", 1000)
         })?;
         self.require_visible(sight, &ids).await?;
 

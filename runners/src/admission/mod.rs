@@ -86,11 +86,17 @@ impl Verifier {
     /// A verifier that remembers nothing yet.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
+        Self::with_memory(trust, BATCHES_WEIGHT, BATCHES_WEIGHT, WORKFLOWS_WEIGHT)
+    }
+
+    /// As [`Verifier::new`], with other bounds than 64, 64 and 256 MiB on the memory that it takes, in bytes.
+    #[must_use]
+    pub fn with_memory(trust: Trust, batches: usize, receipts: usize, workflows: usize) -> Self {
         Self(Arc::new(Inner {
             trust,
-            batches: Cache::new(BATCHES_WEIGHT),
-            workflows: Cache::new(WORKFLOWS_WEIGHT),
-            receipts: Cache::new(BATCHES_WEIGHT),
+            batches: Cache::new(batches),
+            workflows: Cache::new(workflows),
+            receipts: Cache::new(receipts),
             long_workflow: Mutex::new(()),
         }))
     }
