@@ -1,0 +1,306 @@
+//! Bringing steps to a supervisor: write, sign, send, and send again until it is known what became of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use horus_keys::{Digest, PeerId};
+use horus_runners::job::{JobError, JobStatus};
+use horus_transport::{ErrorKind, RpcError};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::arrival::Message;
+use super::batch::{self, Batch, Ticket, Written};
+use super::live::Live;
+use super::pool::Supervisor;
+use super::waiter::{Watch, is_silence};
+use crate::api::supervisor::{CreateJobs, CreateJobsParams};
+use crate::workflow::StepAttempt;
+
+/// The first pause before a batch is sent again, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// For how long a supervisor whose queue is full is left alone.
+const FULL: Duration = Duration::from_secs(1);
+/// And one that has no runner of the kind, or is going down.
+const UNSERVED: Duration = Duration::from_secs(5);
+/// How long a batch may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Steps for one supervisor, each with the flag that says whether they are still wanted.
+pub(crate) struct Delivery {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) peer: PeerId,
+    pub(crate) steps: Vec<(Ticket, Arc<AtomicBool>)>,
+    /// The supervisor may have them already: they were sent before a restart.
+    pub(crate) again: bool,
+}
+
+impl Delivery {
+    /// Brings them there. Every step ends in the supervisor's waiter, or in a message to its workflow.
+    pub(crate) async fn run(self) {
+        let Self { shared, live, supervisor, peer, steps, again } = self;
+        let mut flags = std::collections::HashMap::with_capacity(steps.len());
+        let mut tickets = Vec::with_capacity(steps.len());
+        for (ticket, wanted) in steps {
+            flags.insert(ticket.step, wanted);
+            tickets.push(ticket);
+        }
+        let courier = Courier { shared, live, supervisor, peer, flags, again };
+        let Some((written, unwritable)) = courier.write(&tickets).await else { return };
+        for (step, error) in unwritable {
+            courier.gave_back(1);
+            courier.tell(Message::Refused { step, by: courier.peer, error, certain: !again });
+        }
+        let shared = &courier.shared;
+        let batches = batch::sign(&shared.identity, shared.certificate.as_ref(), courier.peer, written);
+        futures::future::join_all(batches.into_iter().map(|batch| courier.send(batch))).await;
+    }
+}
+
+struct Courier {
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    supervisor: Arc<Supervisor>,
+    peer: PeerId,
+    flags: std::collections::HashMap<StepAttempt, Arc<AtomicBool>>,
+    again: bool,
+}
+
+impl Courier {
+    /// Whether the workflow still wants any of those.
+    fn is_wanted<'a>(&self, steps: impl IntoIterator<Item = &'a StepAttempt>) -> bool {
+        !self.live.inbox.is_closed()
+            && steps.into_iter().any(|step| self.flags.get(step).is_some_and(|flag| flag.load(Ordering::Relaxed)))
+    }
+
+    fn tell(&self, message: Message) {
+        // A workflow without a driver was taken over by another coordinator.
+        let _ = self.live.inbox.send(message);
+    }
+
+    fn gave_back(&self, count: usize) {
+        for _ in 0..count {
+            if self.supervisor.gave_back() {
+                self.shared.pool.note_change();
+            }
+        }
+    }
+
+    /// Writes the jobs, however long Redis needs for what they refer to. `None` if nobody wants them any more.
+    async fn write(&self, tickets: &[Ticket]) -> Option<(Vec<Written>, Vec<batch::Unwritable>)> {
+        let mut pause = PAUSES.0;
+        loop {
+            let error = match batch::write(&self.live, &self.shared.vault, tickets).await {
+                Ok(done) => return Some(done),
+                Err(error) => error,
+            };
+            if !self.is_wanted(self.flags.keys()) {
+                self.gave_back(tickets.len());
+                return None;
+            }
+            self.shared.redis_trouble(&error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Sends a batch until it is accepted or refused.
+    async fn send(&self, batch: Batch) {
+        let mut batch = batch;
+        let mut began = Instant::now();
+        let mut told = false;
+        let mut pause = PAUSES.0;
+        // Only what was never sent before is certainly not there when it is refused.
+        let mut sent_before = self.again;
+        loop {
+            let steps: Vec<StepAttempt> = batch.jobs.iter().map(|job| job.step).collect();
+            let error = match self.create(&batch).await {
+                Ok(()) => {
+                    self.supervisor.answered();
+                    if told {
+                        self.tell(Message::Reached(steps));
+                    }
+                    self.watch(batch.jobs);
+                    return;
+                }
+                Err(error) => error,
+            };
+            if !self.is_wanted(&steps) {
+                self.gave_back(steps.len());
+                return;
+            }
+            if is_silence(&error) {
+                self.supervisor.silent(&error);
+            } else {
+                self.supervisor.answered();
+                match self.judge(&batch, &error, sent_before) {
+                    Verdict::Again => {}
+                    Verdict::Over(message) => {
+                        self.gave_back(steps.len());
+                        message.into_iter().for_each(|message| self.tell(message));
+                        return;
+                    }
+                    Verdict::Without(place) => {
+                        let left = self.without(batch, place, &error, !sent_before);
+                        let Some(left) = left else { return };
+                        batch = left;
+                        began = Instant::now();
+                        continue;
+                    }
+                }
+            }
+            sent_before = true;
+            if !told && began.elapsed() > super::pool::SILENCE {
+                told = true;
+                let reason =
+                    format!("supervisor {} may have the step, but does not say so: {error}", self.supervisor.address);
+                self.tell(Message::Unreachable { steps, reason });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// The batch without the job that it was refused for, signed anew; `None` if that was all.
+    fn without(&self, batch: Batch, place: usize, error: &RpcError, certain: bool) -> Option<Batch> {
+        let mut jobs = batch.jobs;
+        let step = jobs.remove(place).step;
+        self.gave_back(1);
+        self.tell(Message::Refused { step, by: self.peer, error: as_job_error(error), certain });
+        let shared = &self.shared;
+        batch::sign(&shared.identity, shared.certificate.as_ref(), self.peer, jobs).pop()
+    }
+
+    /// One call, and a second one with the workflow if the supervisor does not know it.
+    async fn create(&self, batch: &Batch) -> Result<(), RpcError> {
+        let digests = batch.receipts();
+        let receipts = self.shared.vault.receipts(&self.live.id, &digests).await.map_err(|error| {
+            // Nothing was sent: the pause and the next try are the same.
+            self.shared.redis_trouble(&error);
+            RpcError::new(ErrorKind::TimedOut, error.to_string())
+        })?;
+        let mut params = CreateJobsParams {
+            envelope: (&batch.envelope).into(),
+            workflow: None,
+            receipts: receipts.iter().map(Into::into).collect(),
+        };
+        let kinds: Vec<_> = batch.jobs.iter().map(|job| job.job.runner().clone()).collect();
+        if !self.shared.known_there.has(self.peer, self.live.digest(), &kinds) {
+            params.workflow = Some((&self.live.signed.envelope).into());
+        }
+        let client = &self.supervisor.client;
+        let created = match client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await {
+            Err(error) if error.kind == ErrorKind::WorkflowUnknown && params.workflow.is_none() => {
+                params.workflow = Some((&self.live.signed.envelope).into());
+                client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await?
+            }
+            other => other?,
+        };
+        self.shared.known_there.note(self.peer, self.live.digest(), kinds);
+        let fits = created.jobs.len() == batch.jobs.len()
+            && created.jobs.iter().zip(&batch.jobs).all(|(created, job)| created.job_id == job.job);
+        if !fits {
+            return Err(RpcError::new(ErrorKind::InvalidReply, "it confirms other jobs than those that it was sent"));
+        }
+        let running = created.jobs.iter().zip(&batch.jobs).filter(|(created, _)| created.status == JobStatus::Running);
+        let running: Vec<StepAttempt> = running.map(|(_, job)| job.step).collect();
+        if !running.is_empty() {
+            self.tell(Message::Running(running));
+        }
+        Ok(())
+    }
+
+    fn watch(&self, jobs: Vec<Written>) {
+        let watch = |job: Written| {
+            let wanted = self.flags.get(&job.step).map_or_else(Default::default, Arc::clone);
+            let inbox = self.live.inbox.clone();
+            Watch { job: job.job, step: job.step, spec: job.spec, inbox, wanted, told: false, doubted: None }
+        };
+        self.supervisor.watch(jobs.into_iter().map(watch).collect());
+    }
+
+    /// What a refusal means for the steps.
+    fn judge(&self, batch: &Batch, error: &RpcError, sent_before: bool) -> Verdict {
+        let place = error.get("index").and_then(serde_json::Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let place = place.filter(|place| *place < batch.jobs.len());
+        match error.kind {
+            // For want of something at the supervisor. What may have been taken before goes there again.
+            ErrorKind::QueueFull | ErrorKind::UnknownRunner | ErrorKind::RateLimited => {
+                let named = error.get("runner").and_then(|runner| runner.as_str());
+                let pause = if error.kind == ErrorKind::UnknownRunner { UNSERVED } else { FULL };
+                for job in &batch.jobs {
+                    let kind = job.job.runner();
+                    if named.is_none_or(|named| named == kind.as_str()) {
+                        self.supervisor.full(kind, error, pause);
+                    }
+                }
+                self.supervisor.look.notify_one();
+                if sent_before {
+                    return Verdict::Again;
+                }
+                Verdict::Over(vec![Message::Returned(batch.jobs.iter().map(|job| job.step).collect())])
+            }
+            // These say nothing about the jobs.
+            ErrorKind::Internal | ErrorKind::Other | ErrorKind::Unauthenticated => Verdict::Again,
+            _ => {
+                let (workflow, address) = (&self.live.id, &self.supervisor.address);
+                tracing::warn!(%workflow, supervisor = %address, %error, "steps refused");
+                match place {
+                    // The others were not taken either, and go on without it.
+                    Some(place) => Verdict::Without(place),
+                    None if sent_before => Verdict::Again,
+                    None => {
+                        let refuse = |job: &Written| Message::Refused {
+                            step: job.step,
+                            by: self.peer,
+                            error: as_job_error(error),
+                            certain: true,
+                        };
+                        Verdict::Over(batch.jobs.iter().map(refuse).collect())
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What follows from a refusal.
+enum Verdict {
+    /// It has to be sent again.
+    Again,
+    /// It is settled; the workflow is told so.
+    Over(Vec<Message>),
+    /// It has to be sent again without the job at that place.
+    Without(usize),
+}
+
+fn as_job_error(error: &RpcError) -> JobError {
+    JobError::new(error.kind.as_str(), &error.message)
+}
+
+/// At which supervisors a workflow's envelope lies beside the queue of which kind: it need not be sent there again.
+pub(crate) struct KnownThere {
+    seen: std::sync::Mutex<lru::LruCache<(PeerId, Digest, horus_keys::RunnerKind), ()>>,
+}
+
+impl KnownThere {
+    pub(crate) fn new() -> Self {
+        let size = std::num::NonZeroUsize::new(8192).expect("it is not zero");
+        Self { seen: std::sync::Mutex::new(lru::LruCache::new(size)) }
+    }
+
+    fn has(&self, peer: PeerId, workflow: Digest, kinds: &[horus_keys::RunnerKind]) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        kinds.iter().all(|kind| seen.get(&(peer, workflow, kind.clone())).is_some())
+    }
+
+    fn note(&self, peer: PeerId, workflow: Digest, kinds: Vec<horus_keys::RunnerKind>) {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for kind in kinds {
+            seen.put((peer, workflow, kind), ());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One supervisor, as the coordinator knows it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use horus_keys::{PeerId, RunnerKind, Timestamp};
+use horus_transport::{Address, RpcClient, RpcError};
+use tokio::sync::{Notify, mpsc};
+
+use crate::api::coordinator::{SupervisorState, SupervisorView};
+use crate::coordinator::waiter::Watch;
+use crate::workflow::Selector;
+
+/// Most steps that one coordinator gives to one supervisor at a time. Those beyond wait in the coordinator, where they can
+/// still go to another supervisor.
+pub(crate) const MAX_OUTSTANDING: u32 = 4096;
+/// How long a supervisor may be silent before what it has counts as unknown, and it gets nothing more.
+pub(crate) const SILENCE: Duration = Duration::from_secs(6);
+
+/// A supervisor. Shared by everything that speaks to it.
+pub(crate) struct Supervisor {
+    /// Its address, as it was given.
+    pub(crate) address: String,
+    /// Calls it.
+    pub(crate) client: RpcClient,
+    /// Whether it was given by `--supervisor`, and so stays whatever happens.
+    pub(crate) given: bool,
+    /// Wakes the task that looks after it.
+    pub(crate) look: Notify,
+    known: RwLock<Known>,
+    outstanding: AtomicU32,
+    watches: mpsc::UnboundedSender<Vec<Watch>>,
+}
+
+/// What is known of a supervisor now.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    peer: Option<PeerId>,
+    kinds: BTreeSet<RunnerKind>,
+    labels: BTreeMap<String, String>,
+    latency: Option<Duration>,
+    /// Since when every call failed; `None` while it answers.
+    silent_since: Option<Instant>,
+    /// Whether it ever answered.
+    met: bool,
+    /// Why it gets no steps although it answers.
+    refused: Option<String>,
+    /// What the latest call failed with.
+    error: Option<String>,
+    /// Kinds that it takes no jobs of until then: its queue was full.
+    full: HashMap<RunnerKind, Instant>,
+    expires_at: Option<Timestamp>,
+}
+
+/// What a look at a supervisor found.
+pub(crate) struct Found {
+    pub(crate) peer: PeerId,
+    pub(crate) kinds: BTreeSet<RunnerKind>,
+    pub(crate) latency: Duration,
+    /// Why it must not get steps.
+    pub(crate) refused: Option<String>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        address: &Address,
+        client: RpcClient,
+        given: bool,
+        watches: mpsc::UnboundedSender<Vec<Watch>>,
+    ) -> Self {
+        Self {
+            address: address.to_string(),
+            client,
+            given,
+            look: Notify::new(),
+            known: RwLock::default(),
+            outstanding: AtomicU32::new(0),
+            watches,
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its key, once it is known.
+    pub(crate) fn peer(&self) -> Option<PeerId> {
+        self.read().peer
+    }
+
+    /// The runner kinds that its machine has.
+    pub(crate) fn kinds(&self) -> BTreeSet<RunnerKind> {
+        self.read().kinds.clone()
+    }
+
+    /// How long its latest short answer took.
+    pub(crate) fn latency(&self) -> Option<Duration> {
+        self.read().latency
+    }
+
+    /// How it is.
+    pub(crate) fn state(&self) -> SupervisorState {
+        let known = self.read();
+        match known.silent_since {
+            _ if !known.met || known.refused.is_some() => SupervisorState::Gone,
+            None => SupervisorState::Alive,
+            Some(since) if since.elapsed() < SILENCE => SupervisorState::Late,
+            Some(_) => SupervisorState::Gone,
+        }
+    }
+
+    /// Whether it has been silent for so long that nobody can say what became of its jobs.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.read().silent_since.is_some_and(|since| since.elapsed() >= SILENCE)
+    }
+
+    /// Whether its announcement has run out. Those given by flag have none.
+    pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
+        !self.given && self.read().expires_at.is_some_and(|at| at < now)
+    }
+
+    /// Notes until when it is used.
+    pub(crate) fn announced(&self, until: Timestamp) {
+        let mut known = self.write();
+        known.expires_at = Some(known.expires_at.map_or(until, |at| at.max(until)));
+    }
+
+    /// Notes that it answered. True if that changes what can be sent where.
+    pub(crate) fn found(&self, found: Found) -> bool {
+        let mut known = self.write();
+        let changed = known.silent_since.is_some()
+            || !known.met
+            || known.kinds != found.kinds
+            || known.peer != Some(found.peer)
+            || known.refused != found.refused;
+        known.met = true;
+        known.silent_since = None;
+        known.error = None;
+        known.peer = Some(found.peer);
+        known.kinds = found.kinds;
+        known.latency = Some(found.latency);
+        known.refused = found.refused;
+        changed
+    }
+
+    /// Notes that a call was answered, be it by a refusal.
+    pub(crate) fn answered(&self) {
+        if self.read().silent_since.is_none() {
+            return;
+        }
+        self.write().silent_since = None;
+        self.look.notify_one();
+    }
+
+    /// Notes that a call was not answered.
+    pub(crate) fn silent(&self, error: &RpcError) {
+        let mut known = self.write();
+        known.error = Some(error.to_string());
+        if known.silent_since.is_none() {
+            known.silent_since = Some(Instant::now());
+            drop(known);
+            self.look.notify_one();
+        }
+    }
+
+    /// Notes that it takes no jobs of that kind for a while.
+    pub(crate) fn full(&self, kind: &RunnerKind, error: &RpcError, pause: Duration) {
+        let mut known = self.write();
+        known.error = Some(error.to_string());
+        known.full.insert(kind.clone(), Instant::now() + pause);
+    }
+
+    /// Whether a step may be sent there now.
+    pub(crate) fn takes(&self, kind: &RunnerKind, selector: Option<&Selector>) -> Option<PeerId> {
+        if self.outstanding.load(Ordering::Relaxed) >= MAX_OUTSTANDING {
+            return None;
+        }
+        let known = self.read();
+        let fits = known.met
+            && known.refused.is_none()
+            && known.silent_since.is_none()
+            && known.kinds.contains(kind)
+            && known.full.get(kind).is_none_or(|until| *until <= Instant::now());
+        known.peer.filter(|_| fits && self.is_selected(&known, selector))
+    }
+
+    /// Whether it is one of those that a step may go to, however it is.
+    pub(crate) fn could_take(&self, kind: &RunnerKind, selector: Option<&Selector>) -> bool {
+        let known = self.read();
+        known.kinds.contains(kind) && self.is_selected(&known, selector)
+    }
+
+    fn is_selected(&self, known: &Known, selector: Option<&Selector>) -> bool {
+        selector.is_none_or(|selector| selector.matches(known.peer.as_ref(), &self.address, &known.labels))
+    }
+
+    /// How many steps it has.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Counts a step that it is given.
+    pub(crate) fn took(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a step that it does not have any more. True if others may have waited for the room.
+    pub(crate) fn gave_back(&self) -> bool {
+        let before = self.outstanding.fetch_sub(1, Ordering::Relaxed);
+        // Waking those that wait for every single place would wake them all 4096 times.
+        before == MAX_OUTSTANDING - MAX_OUTSTANDING / 8
+    }
+
+    /// Waits for those jobs: their results go to their workflows.
+    pub(crate) fn watch(&self, watches: Vec<Watch>) {
+        // The waiter ends with the process only.
+        let _ = self.watches.send(watches);
+    }
+
+    /// As `list_supervisors` shows it.
+    pub(crate) fn view(&self) -> SupervisorView {
+        let state = self.state();
+        let known = self.read();
+        let path = match self.client.address() {
+            Address::Http { .. } => "http",
+            Address::Mycelium { .. } => "mycelium",
+            Address::Topic { .. } => "topic",
+        };
+        SupervisorView {
+            address: self.address.clone(),
+            peer_id: known.peer,
+            state,
+            runners: known.kinds.iter().cloned().collect(),
+            outstanding: self.outstanding(),
+            latency_ms: known.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+            path: Some(path.to_owned()),
+            labels: known.labels.clone(),
+            error: known.refused.clone().or_else(|| known.error.clone()),
+            expires_at: known.expires_at.filter(|_| !self.given),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The connection to Redis, standalone or cluster: one, multiplexed, that reconnects by itself.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::{Client, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer can hold a snapshot of 100,000 steps; the default of half a second is for small ones.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A shared connection for commands that do not block. Cheap to clone.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// One server.
+    Single(Box<ConnectionManager>),
+    /// A cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    /// Connects. `redis://`, `rediss://` and `unix://` (or `redis+unix://`) name one server, `redis-cluster://a:6379,b:6379`
+    /// (`rediss-cluster://` with TLS) the nodes of a cluster.
+    pub(super) async fn open(url: &str) -> RedisResult<Self> {
+        let cluster = ["redis", "rediss"].into_iter().find_map(|scheme| {
+            let rest = url.strip_prefix(scheme)?.strip_prefix("-cluster://")?;
+            Some((scheme, rest.trim_end_matches('/')))
+        });
+        let Some((scheme, rest)) = cluster else {
+            let config = ConnectionManagerConfig::new()
+                .set_response_timeout(Some(RESPONSE_TIMEOUT))
+                .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                .set_min_delay(Duration::from_millis(50))
+                .set_max_delay(Duration::from_millis(500))
+                .set_number_of_retries(2);
+            let manager = ConnectionManager::new_with_config(Client::open(url)?, config).await?;
+            return Ok(Self::Single(Box::new(manager)));
+        };
+        let (login, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let at = if login.is_empty() { "" } else { "@" };
+        let nodes: Vec<String> = hosts.split(',').map(|host| format!("{scheme}://{login}{at}{host}")).collect();
+        let client = ClusterClientBuilder::new(nodes)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(RESPONSE_TIMEOUT)
+            .build()?;
+        Ok(Self::Cluster(client.get_async_connection().await?))
+    }
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(link) => link.req_packed_command(cmd),
+            Self::Cluster(link) => link.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(link) => link.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(link) => link.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(link) => link.get_db(),
+            Self::Cluster(link) => link.get_db(),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One workflow in Redis: created once, appended to by its owner, read by anybody.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use horus_keys::{Digest, Envelope, PeerId, Timestamp};
+use horus_runners::job::WorkflowId;
+
+use super::{Meta, Store, StoreError, key, scripts};
+use crate::workflow::{Record, Snapshot, WorkflowStatus};
+
+/// A workflow that is to be stored.
+pub(crate) struct NewWorkflow<'a> {
+    pub(crate) id: &'a WorkflowId,
+    pub(crate) envelope: &'a Envelope,
+    pub(crate) submitter: PeerId,
+    pub(crate) name: &'a str,
+    pub(crate) created_at: Timestamp,
+    pub(crate) run_until: Timestamp,
+    pub(crate) steps: usize,
+    pub(crate) coordinators: &'a [PeerId],
+    pub(crate) owner: &'a str,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// It is stored, and belongs to its owner under epoch 1.
+    New,
+    /// The very same workflow was stored before.
+    Same(WorkflowStatus),
+    /// Another workflow has the id.
+    Conflict,
+}
+
+/// What happened to a workflow since the sequence `before`, with the outputs and receipts that it refers to.
+pub(crate) struct Append<'a> {
+    pub(crate) epoch: u64,
+    pub(crate) before: u64,
+    pub(crate) records: &'a [Record],
+    pub(crate) status: WorkflowStatus,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) outputs: &'a [(Digest, &'a str)],
+    pub(crate) receipts: &'a [(Digest, &'a Envelope)],
+}
+
+/// A workflow as it is stored.
+pub(crate) struct Stored {
+    pub(crate) meta: Meta,
+    pub(crate) envelope: Envelope,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) records: Vec<Record>,
+}
+
+impl Store {
+    /// Stores a workflow, unless its id is taken.
+    pub(crate) async fn create(&self, new: &NewWorkflow<'_>) -> Result<Created, StoreError> {
+        let coordinators: Vec<String> = new.coordinators.iter().map(ToString::to_string).collect();
+        let digest = new.envelope.digest().to_string();
+        let (created, known, status): (bool, String, String) = scripts::CREATE
+            .key(key(new.id, "meta"))
+            .key(key(new.id, "envelope"))
+            .key(key(new.id, "journal"))
+            .arg(&digest)
+            .arg(new.submitter.to_string())
+            .arg(new.name)
+            .arg(new.created_at.as_millis())
+            .arg(new.run_until.as_millis())
+            .arg(new.steps)
+            .arg(new.owner)
+            .arg(coordinators.join(","))
+            .arg(new.envelope.to_json())
+            .invoke_async(&mut self.link.clone())
+            .await?;
+        Ok(match (created, known == digest) {
+            (true, _) => Created::New,
+            (false, true) => Created::Same(WorkflowStatus::from_name(&status).ok_or_else(|| corrupt(new.id, "status"))?),
+            (false, false) => Created::Conflict,
+        })
+    }
+
+    /// Appends to the journal, if the epoch is still the writer's. The same append twice is made once.
+    pub(crate) async fn append(&self, id: &WorkflowId, append: &Append<'_>) -> Result<(), StoreError> {
+        let after = append.before + append.records.len() as u64;
+        let mut call = scripts::APPEND.key(key(id, "meta"));
+        call.key(key(id, "journal")).key(key(id, "outputs")).key(key(id, "receipts"));
+        call.arg(append.epoch).arg(append.before).arg(after);
+        call.arg(append.status.as_str());
+        call.arg(append.finished_at.map_or_else(String::new, |at| at.as_millis().to_string()));
+        call.arg(append.records.len());
+        for record in append.records {
+            call.arg(serde_json::to_string(record).expect("a record has no map with keys that are not strings"));
+        }
+        call.arg(append.outputs.len());
+        for (digest, text) in append.outputs {
+            call.arg(&digest.as_bytes()[..]).arg(*text);
+        }
+        call.arg(append.receipts.len());
+        for (digest, envelope) in append.receipts {
+            call.arg(&digest.as_bytes()[..]).arg(envelope.to_json());
+        }
+        let answer: String = call.invoke_async(&mut self.link.clone()).await?;
+        understand(id, &answer)
+    }
+
+    /// Replaces snapshot and journal by a newer snapshot, taken at `sequence`.
+    pub(crate) async fn snapshot(
+        &self,
+        id: &WorkflowId,
+        epoch: u64,
+        sequence: u64,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(snapshot).expect("a snapshot has no map with keys that are not strings");
+        let answer: String = scripts::SNAPSHOT
+            .key(key(id, "meta"))
+            .key(key(id, "snapshot"))
+            .key(key(id, "journal"))
+            .arg(epoch)
+            .arg(sequence)
+            .arg(text)
+            .invoke_async(&mut self.link.clone())
+            .await?;
+        understand(id, &answer)
+    }
+
+    /// Lets a workflow's keys expire.
+    pub(crate) async fn expire(&self, id: &WorkflowId, after: Duration) -> Result<(), StoreError> {
+        let millis = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for part in ["meta", "envelope", "snapshot", "outputs", "receipts"] {
+            pipe.pexpire(key(id, part), millis).ignore();
+        }
+        pipe.query_async::<()>(&mut self.link.clone()).await?;
+        Ok(())
+    }
+
+    /// A workflow as it is stored, if it is.
+    pub(crate) async fn load(&self, id: &WorkflowId) -> Result<Option<Stored>, StoreError> {
+        type Parts = (HashMap<String, String>, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Vec<u8>>);
+        let (meta, envelope, snapshot, records): Parts = redis::pipe()
+            .atomic()
+            .hgetall(key(id, "meta"))
+            .get(key(id, "envelope"))
+            .get(key(id, "snapshot"))
+            .lrange(key(id, "journal"), 0, -1)
+            .query_async(&mut self.link.clone())
+            .await?;
+        let (Some(meta), Some(envelope)) = (read_meta(id, &meta)?, envelope) else { return Ok(None) };
+        let envelope = Envelope::from_json(&envelope).map_err(|e| corrupt(id, format!("envelope: {e}")))?;
+        let snapshot = snapshot
+            .map(|text| serde_json::from_slice(&text).map_err(|e| corrupt(id, format!("snapshot: {e}"))))
+            .transpose()?;
+        let records = records
+            .iter()
+            .map(|text| serde_json::from_slice(text).map_err(|e| corrupt(id, format!("journal: {e}"))))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Stored { meta, envelope, snapshot, records }))
+    }
+
+    /// A workflow's short description, if it is stored.
+    pub(crate) async fn meta(&self, id: &WorkflowId) -> Result<Option<Meta>, StoreError> {
+        let meta: HashMap<String, String> =
+            redis::cmd("HGETALL").arg(key(id, "meta")).query_async(&mut self.link.clone()).await?;
+        read_meta(id, &meta)
+    }
+
+    /// Outputs by digest, in the order asked for.
+    pub(crate) async fn outputs(&self, id: &WorkflowId, digests: &[Digest]) -> Result<Vec<Option<String>>, StoreError> {
+        self.by_digest(id, "outputs", digests).await
+    }
+
+    /// Receipts by the digest of their batch, in the order asked for.
+    pub(crate) async fn receipts(
+        &self,
+        id: &WorkflowId,
+        digests: &[Digest],
+    ) -> Result<Vec<Option<Envelope>>, StoreError> {
+        let texts = self.by_digest(id, "receipts", digests).await?;
+        let read = |text: String| Envelope::from_json(text.as_bytes()).map_err(|e| corrupt(id, format!("receipt: {e}")));
+        texts.into_iter().map(|text| text.map(read).transpose()).collect()
+    }
+
+    async fn by_digest(
+        &self,
+        id: &WorkflowId,
+        part: &str,
+        digests: &[Digest],
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        if digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(key(id, part));
+        for digest in digests {
+            cmd.arg(&digest.as_bytes()[..]);
+        }
+        Ok(cmd.query_async(&mut self.link.clone()).await?)
+    }
+
+    /// Makes `new_owner` the writer, if nobody else became it since `seen` was read. Returns the new epoch.
+    pub(crate) async fn take_over(
+        &self,
+        id: &WorkflowId,
+        seen: &Meta,
+        new_owner: &str,
+    ) -> Result<Option<u64>, StoreError> {
+        Ok(scripts::TAKE_OVER
+            .key(key(id, "meta"))
+            .arg(&seen.owner)
+            .arg(seen.epoch)
+            .arg(new_owner)
+            .invoke_async(&mut self.link.clone())
+            .await?)
+    }
+}
+
+fn understand(id: &WorkflowId, answer: &str) -> Result<(), StoreError> {
+    match answer {
+        "OK" | "DONE" => Ok(()),
+        "FENCED" => Err(StoreError::Fenced(id.clone())),
+        "GONE" => Err(corrupt(id, "it was deleted from Redis while it ran")),
+        _ => Err(corrupt(id, "its journal is not where this coordinator left it; was Redis restored from an older state?")),
+    }
+}
+
+fn corrupt(id: &WorkflowId, reason: impl Into<String>) -> StoreError {
+    StoreError::Corrupt { id: id.clone(), reason: reason.into() }
+}
+
+fn read_meta(id: &WorkflowId, fields: &HashMap<String, String>) -> Result<Option<Meta>, StoreError> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    fn read<T: std::str::FromStr>(
+        id: &WorkflowId,
+        fields: &HashMap<String, String>,
+        name: &str,
+    ) -> Result<T, StoreError> {
+        let text = fields.get(name).ok_or_else(|| corrupt(id, format!("{name} is missing")))?;
+        text.parse().map_err(|_| corrupt(id, format!("{name} is {text:?}")))
+    }
+    let status: String = read(id, fields, "status")?;
+    let coordinators: String = read(id, fields, "coordinators")?;
+    Ok(Some(Meta {
+        digest: read(id, fields, "digest")?,
+        submitter: read(id, fields, "submitter")?,
+        name: read(id, fields, "name")?,
+        created_at: Timestamp::from_millis(read(id, fields, "created_at")?),
+        finished_at: match fields.get("finished_at") {
+            Some(_) => Some(Timestamp::from_millis(read(id, fields, "finished_at")?)),
+            None => None,
+        },
+        status: WorkflowStatus::from_name(&status).ok_or_else(|| corrupt(id, format!("status is {status:?}")))?,
+        steps: read(id, fields, "steps")?,
+        sequence: read(id, fields, "sequence")?,
+        owner: read(id, fields, "owner")?,
+        epoch: read(id, fields, "epoch")?,
+        coordinators: coordinators
+            .split(',')
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse().map_err(|_| corrupt(id, format!("coordinator {text:?}"))))
+            .collect::<Result<_, _>>()?,
+    }))
+}

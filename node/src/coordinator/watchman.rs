@@ -1,0 +1,213 @@
+//! Who drives what: recovery at the start, signs of life, and taking over from coordinators that died.
+//!
+//! Every running coordinator lets a counter in Redis grow. One whose counter has stood still for some seconds of the watcher's
+//! own clock is dead to it; its workflows are taken over, each under a higher epoch, so that the dead one, should it wake up,
+//! writes nothing. No wall clock has a say.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use horus_runners::job::WorkflowId;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::arrival::Message;
+use super::driver::Driver;
+use super::live::{Live, fits};
+use super::store::{Meta, StoreError};
+
+/// How often the own counter grows, and others' are looked at.
+const BEAT: Duration = Duration::from_secs(2);
+/// How long a counter may stand still.
+const DEAD_AFTER: Duration = Duration::from_secs(6);
+/// After how long a counter that stands still is taken out.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// How long the owner of a workflow is believed to be the same.
+const OWNERS_FOR: Duration = Duration::from_secs(20);
+/// How often lists are cleaned of what has expired.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// Ids that are cleaned at a time.
+const CLEAN_AT_ONCE: isize = 200;
+/// For how long an id without a workflow, or an own workflow without a driver, may still be one that is being submitted.
+const BEING_SUBMITTED: Duration = Duration::from_secs(30);
+
+/// A workflow as it is stored, verified again, and the inbox of its driver to be.
+///
+/// # Errors
+/// Redis does not answer, or what it holds cannot be what was stored.
+pub(super) async fn load(
+    shared: &Arc<Shared>,
+    id: &WorkflowId,
+) -> Result<Option<(Arc<Live>, mpsc::UnboundedReceiver<Message>)>, StoreError> {
+    let Some(stored) = shared.store.load(id).await? else { return Ok(None) };
+    let shared = Arc::clone(shared);
+    let of = id.clone();
+    let work = move || {
+        let id = of;
+        let corrupt = |reason: String| StoreError::Corrupt { id: id.clone(), reason };
+        let signed = match shared.verifier.workflow(&stored.envelope) {
+            Ok(signed) if fits(&stored.meta, &signed) => signed,
+            Ok(_) => return Err(corrupt("its envelope is another workflow's".to_owned())),
+            Err(refusal) => return Err(corrupt(format!("its envelope is refused: {refusal}"))),
+        };
+        Live::restore(&id, signed, stored).map(Some)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(loaded) => loaded,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+/// What is known of another coordinator.
+struct Seen {
+    beats: u64,
+    since: Instant,
+}
+
+/// What is known of a workflow that somebody else drives.
+struct Owned {
+    meta: Option<Meta>,
+    read: Instant,
+    /// Since when nothing is stored under the id, or it is this coordinator's and yet not driven.
+    odd: Option<Instant>,
+}
+
+struct Watchman {
+    shared: Arc<Shared>,
+    seen: HashMap<String, Seen>,
+    owners: HashMap<WorkflowId, Owned>,
+    cleaned: Instant,
+}
+
+/// Watches until the process stops.
+pub(super) async fn watch(shared: Arc<Shared>) {
+    let mut watchman =
+        Watchman { shared: Arc::clone(&shared), seen: HashMap::new(), owners: HashMap::new(), cleaned: Instant::now() };
+    let mut ticks = tokio::time::interval(BEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.shutdown.draining() => break,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = watchman.round().await {
+            shared.redis_trouble(&error);
+        }
+    }
+    // Others need not wait until this one is dead to them.
+    if let Err(error) = shared.store.forget(&shared.instance).await {
+        tracing::debug!(%error, "could not sign off");
+    }
+}
+
+impl Watchman {
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        shared.store.beat(&shared.instance).await?;
+        self.look_at_others(shared.store.beats().await?).await?;
+        for (id, by) in shared.store.requests().await? {
+            if let Some(live) = shared.driven(&id) {
+                let _ = live.inbox.send(Message::Cancel { by });
+                shared.store.request_done(&id).await?;
+            }
+        }
+        self.look_at_workflows().await?;
+        if self.cleaned.elapsed() >= CLEAN_EVERY {
+            self.cleaned = Instant::now();
+            self.clean().await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_others(&mut self, beats: HashMap<String, u64>) -> Result<(), StoreError> {
+        self.seen.retain(|instance, _| beats.contains_key(instance));
+        for (instance, beats) in beats {
+            let now = Instant::now();
+            let seen = self.seen.entry(instance.clone()).or_insert(Seen { beats, since: now });
+            if seen.beats != beats {
+                *seen = Seen { beats, since: now };
+            }
+            if seen.since.elapsed() >= FORGET_AFTER && instance != self.shared.instance {
+                self.shared.store.forget(&instance).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody drives the workflows of that coordinator any more.
+    fn is_dead(&self, instance: &str) -> bool {
+        // An earlier process with the same key: two at a time are not meant to be, and the older one is fenced.
+        let mine = instance != self.shared.instance
+            && instance.split('/').next() == self.shared.instance.split('/').next();
+        mine || self.seen.get(instance).is_none_or(|seen| seen.since.elapsed() >= DEAD_AFTER)
+    }
+
+    async fn look_at_workflows(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let active = shared.store.active().await?;
+        let known: std::collections::HashSet<&WorkflowId> = active.iter().collect();
+        self.owners.retain(|id, _| known.contains(id));
+        for id in &active {
+            let broken = shared.broken.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+            if broken || shared.driven(id).is_some() {
+                continue;
+            }
+            let believed = self.owners.get(id).is_some_and(|owned| {
+                let alive = owned.meta.as_ref().is_some_and(|meta| !self.is_dead(&meta.owner));
+                alive && owned.read.elapsed() < OWNERS_FOR
+            });
+            if !believed {
+                self.look_at(id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, id: &WorkflowId) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let meta = shared.store.meta(id).await?;
+        let is_odd = meta.as_ref().is_none_or(|meta| meta.owner == shared.instance);
+        let odd = is_odd.then(|| self.owners.get(id).and_then(|owned| owned.odd).unwrap_or_else(Instant::now));
+        let for_long = odd.is_some_and(|since| since.elapsed() >= BEING_SUBMITTED);
+        self.owners.insert(id.clone(), Owned { meta: meta.clone(), read: Instant::now(), odd });
+        let Some(meta) = meta else {
+            return if for_long { shared.store.note_ended(id).await } else { Ok(()) };
+        };
+        let free = if is_odd { for_long } else { self.is_dead(&meta.owner) };
+        if !free || !meta.coordinators.contains(&shared.me) {
+            return Ok(());
+        }
+        match take(&shared, id, &meta).await {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                shared.lost(id, &error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Takes ids whose workflows have expired out of the lists.
+    async fn clean(&self) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let mut gone = Vec::new();
+        for id in store.oldest(CLEAN_AT_ONCE).await? {
+            if store.meta(&id).await?.is_none() {
+                gone.push(id);
+            }
+        }
+        store.list_out(None, &gone).await
+    }
+}
+
+/// Takes a workflow over and drives it.
+pub(super) async fn take(shared: &Arc<Shared>, id: &WorkflowId, seen: &Meta) -> Result<(), StoreError> {
+    let Some(epoch) = shared.store.take_over(id, seen, &shared.instance).await? else { return Ok(()) };
+    let Some((live, inbox)) = load(shared, id).await? else { return Ok(()) };
+    // A crash may have come between storing and listing.
+    shared.store.list_in(id, &live.submitter(), live.created_at).await?;
+    tracing::info!(workflow = %id, epoch, "workflow taken over");
+    // How long the journal is since the snapshot is not known: the next snapshot comes a little early or late.
+    Driver::spawn(shared, live, epoch, inbox, 0);
+    Ok(())
+}
