@@ -5,8 +5,8 @@ mod read;
 mod supervisors;
 
 pub use change::{
-    CancelWorkflow, SubmitWorkflow, SubmitWorkflowParams, Submitted, ValidateWorkflow,
-    ValidateWorkflowParams, Validation, WorkflowIdParams, WorkflowState,
+    CancelWorkflow, SubmitWorkflow, SubmitWorkflowParams, Submitted, ValidateWorkflow, ValidateWorkflowParams,
+    Validation, WorkflowIdParams, WorkflowState,
 };
 pub use read::{
     GetWorkflowLogs, GetWorkflowStatus, ListWorkflows, ListWorkflowsParams, MissingLog, StepDetail, StepView,

@@ -7,6 +7,7 @@
 //! Who may call what is one table: [`access`].
 
 pub mod access;
+pub mod coordinator;
 mod envelope;
 pub mod supervisor;
 

@@ -67,8 +67,7 @@ pub(crate) struct Arrived {
 impl Arrived {
     /// An end that no runner testifies to.
     pub(crate) fn without_receipt(step: StepAttempt, status: JobStatus, error: Option<JobError>) -> Self {
-        let outcome =
-            Outcome { status, output: None, error, receipt: None, started_at: None, finished_at: None };
+        let outcome = Outcome { status, output: None, error, receipt: None, started_at: None, finished_at: None };
         Self { step, outcome, output: None, receipt: None }
     }
 }

@@ -225,7 +225,8 @@ impl Driver {
         receipts: &HashMap<Digest, Envelope>,
     ) -> Result<(), Stopped> {
         let outputs: Vec<(Digest, &str)> = outputs.iter().map(|(digest, text)| (*digest, &**text)).collect();
-        let receipts: Vec<(Digest, &Envelope)> = receipts.iter().map(|(digest, envelope)| (*digest, envelope)).collect();
+        let receipts: Vec<(Digest, &Envelope)> =
+            receipts.iter().map(|(digest, envelope)| (*digest, envelope)).collect();
         self.changes_since_snapshot += records.iter().map(|record| weight(&record.event)).sum::<usize>();
         let append = Append {
             epoch: self.epoch,
@@ -298,7 +299,8 @@ impl Driver {
                 let by_all = self.refused_by.entry(step.0).or_default();
                 by_all.insert(by);
                 // What one supervisor does not allow, another may.
-                let elsewhere = certain && self.shared.pool.has_other(&planned.runner, planned.supervisor.as_ref(), by_all);
+                let elsewhere =
+                    certain && self.shared.pool.has_other(&planned.runner, planned.supervisor.as_ref(), by_all);
                 happened.push(if elsewhere {
                     Event::Returned { steps: vec![step] }.into()
                 } else {

@@ -67,8 +67,7 @@ impl Live {
         let plan = plan(signed.digest, &signed.definition, signed.submission.run_until)?;
         let (inbox, messages) = mpsc::unbounded_channel();
         let state = RwLock::new(State::new(&plan));
-        let live =
-            Self { id: id.clone(), signed, created_at, plan, state, revision: watch::Sender::new(0), inbox };
+        let live = Self { id: id.clone(), signed, created_at, plan, state, revision: watch::Sender::new(0), inbox };
         Some((live, messages))
     }
 

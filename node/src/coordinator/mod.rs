@@ -32,7 +32,7 @@ mod vault;
 mod waiter;
 mod watchman;
 
-pub use start::{CoordinatorConfig, Running, methods, start};
+pub use start::{CoordinatorConfig, RETENTION, Running, methods, start};
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -119,7 +119,9 @@ impl Shared {
         match error {
             StoreError::Unavailable(reason) => RpcError::new(
                 ErrorKind::RedisUnavailable,
-                format!("this coordinator cannot use its Redis now: {reason}. It goes on by itself; send the call again in some seconds"),
+                format!(
+                    "this coordinator cannot use its Redis now: {reason}. It goes on by itself; send the call again in some seconds"
+                ),
             ),
             StoreError::Fenced(_) => RpcError::new(
                 ErrorKind::RedisUnavailable,
@@ -166,7 +168,9 @@ impl Sight {
 fn no_workflow(id: &WorkflowId) -> RpcError {
     RpcError::new(
         ErrorKind::WorkflowNotFound,
-        format!("there is no workflow {id} that you may see: check its id; ended workflows are forgotten after a while"),
+        format!(
+            "there is no workflow {id} that you may see: check its id; ended workflows are forgotten after a while"
+        ),
     )
     .with("workflow_id", id.to_string())
 }
@@ -191,7 +195,8 @@ impl Coordinator {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
             shown.get(id).cloned()
         };
-        if let Some(known) = known.filter(|live| *live.revision.borrow() == meta.sequence && live.digest() == meta.digest)
+        if let Some(known) =
+            known.filter(|live| *live.revision.borrow() == meta.sequence && live.digest() == meta.digest)
         {
             return Ok(known);
         }

@@ -211,7 +211,8 @@ impl Coordinator {
                 continue;
             }
             let digests: Vec<Digest> = some.iter().map(|(_, digest)| *digest).collect();
-            let texts = self.shared.vault.outputs(&live.id, &digests).await.map_err(|error| self.shared.as_rpc(&error))?;
+            let texts =
+                self.shared.vault.outputs(&live.id, &digests).await.map_err(|error| self.shared.as_rpc(&error))?;
             for (name, digest) in some {
                 let text = texts.get(digest).map_or("null", |text| &**text);
                 bytes += text.len();
@@ -247,5 +248,6 @@ fn read_cursor(text: &str) -> Result<super::store::Listed, RpcError> {
         let (at, id) = text.split_once(':')?;
         Some((id.parse().ok()?, horus_keys::Timestamp::from_millis(at.parse().ok()?)))
     };
-    read().ok_or_else(|| RpcError::invalid_params("cursor is none that list_workflows gave: leave it out to begin anew"))
+    read()
+        .ok_or_else(|| RpcError::invalid_params("cursor is none that list_workflows gave: leave it out to begin anew"))
 }

@@ -48,9 +48,10 @@ pub fn methods() -> MethodTable<Coordinator> {
     MethodTable::new(ServiceInfo {
         title: "Horus coordinator".into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        description: "Executes signed workflows: sends their ready steps to supervisors, and tells what became of them. \
+        description:
+            "Executes signed workflows: sends their ready steps to supervisors, and tells what became of them. \
                       docs/RPC.md says how to call it."
-            .into(),
+                .into(),
     })
     .method::<GetNodeInfo, _, _>(Coordinator::get_node_info)
     .method::<api::SubmitWorkflow, _, _>(Coordinator::submit_workflow)
@@ -74,7 +75,10 @@ pub struct Running {
 
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("peer_id", &self.peer_id).field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Running")
+            .field("peer_id", &self.peer_id)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 

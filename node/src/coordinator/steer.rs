@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use horus_keys::{DocumentError, EnvelopeError, NodeAnnouncement, Role, Timestamp};
-use horus_transport::{Caller, ErrorKind, GetNodeInfo, Method, NodeInfo, NoParams, RpcError};
+use horus_transport::{Caller, ErrorKind, GetNodeInfo, Method, NoParams, NodeInfo, RpcError};
 
 use super::arrival::Message;
 use super::{Coordinator, Sight};
-use crate::api::coordinator::{
-    Registered, RegisterSupervisorParams, Supervisors, WorkflowIdParams, WorkflowState,
-};
+use crate::api::coordinator::{RegisterSupervisorParams, Registered, Supervisors, WorkflowIdParams, WorkflowState};
 
 /// How long `cancel_workflow` waits until its request is in the journal.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);

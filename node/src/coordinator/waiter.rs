@@ -88,14 +88,7 @@ pub(super) async fn run(
     verifier: Verifier,
     mut new: mpsc::UnboundedReceiver<Vec<Watch>>,
 ) {
-    let mut waiter = Waiter {
-        supervisor,
-        pool,
-        verifier,
-        free: HashMap::new(),
-        failures: 0,
-        began: Instant::now(),
-    };
+    let mut waiter = Waiter { supervisor, pool, verifier, free: HashMap::new(), failures: 0, began: Instant::now() };
     let mut polls = FuturesUnordered::new();
     let mut in_polls = 0_usize;
     let mut ticks = tokio::time::interval(TICK);

@@ -138,8 +138,8 @@ impl Watchman {
     /// Whether nobody drives the workflows of that coordinator any more.
     fn is_dead(&self, instance: &str) -> bool {
         // An earlier process with the same key: two at a time are not meant to be, and the older one is fenced.
-        let mine = instance != self.shared.instance
-            && instance.split('/').next() == self.shared.instance.split('/').next();
+        let mine =
+            instance != self.shared.instance && instance.split('/').next() == self.shared.instance.split('/').next();
         mine || self.seen.get(instance).is_none_or(|seen| seen.since.elapsed() >= DEAD_AFTER)
     }
 

@@ -58,7 +58,11 @@ impl Driver {
                 if !still_wanted(state, &Command::Dispatch(step)) {
                     continue;
                 }
-                debug_assert_eq!(state.step(step.0).status, StepStatus::Ready, "only ready steps wait for a supervisor");
+                debug_assert_eq!(
+                    state.step(step.0).status,
+                    StepStatus::Ready,
+                    "only ready steps wait for a supervisor"
+                );
                 let not = self.refused_by.get(&step.0);
                 match self.shared.pool.choose(&group.kind, group.selector.as_ref(), not) {
                     Some((supervisor, peer)) => {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use horus_keys::{Role, Timestamp};
 use horus_transport::{Address, RpcError};
 
-use super::supervisor::{Found, Supervisor};
 use super::Pool;
+use super::supervisor::{Found, Supervisor};
 use crate::api::supervisor::{ListRunners, ListRunnersParams, RunnerState};
 
 /// How often a supervisor that is well and idle is looked at. Over messages every look costs two of them.
@@ -39,7 +39,9 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
                     let kinds: Vec<String> = supervisor.kinds().iter().map(ToString::to_string).collect();
                     match refused {
                         None => tracing::info!(address = %supervisor.address, ?kinds, "supervisor answers"),
-                        Some(reason) => tracing::warn!(address = %supervisor.address, %reason, "supervisor gets no steps"),
+                        Some(reason) => {
+                            tracing::warn!(address = %supervisor.address, %reason, "supervisor gets no steps");
+                        }
                     }
                     pool.note_change();
                 }
@@ -70,7 +72,8 @@ async fn look(supervisor: &Supervisor, pool: &Pool) -> Result<Found, RpcError> {
     let began = Instant::now();
     let asked = supervisor.client.call_with_timeout::<ListRunners>(&ListRunnersParams::default(), PATIENCE).await?;
     let latency = began.elapsed();
-    let kinds = asked.runners.into_iter().filter(|runner| runner.state != RunnerState::Gone).map(|runner| runner.runner);
+    let kinds =
+        asked.runners.into_iter().filter(|runner| runner.state != RunnerState::Gone).map(|runner| runner.runner);
     let peer = node.peer_id;
     let refused = (!pool.trust.allows(peer, Role::Supervisor, Timestamp::now())).then(|| {
         format!("its key {peer} is not trusted as a supervisor here: `horus keys trust add {peer} --role supervisor`")

@@ -147,15 +147,10 @@ impl Pool {
     }
 
     /// Whether some supervisor but those could ever take a step of that kind.
-    pub(crate) fn has_other(
-        &self,
-        kind: &RunnerKind,
-        selector: Option<&Selector>,
-        not: &HashSet<PeerId>,
-    ) -> bool {
-        self.all().iter().any(|known| {
-            known.could_take(kind, selector) && known.peer().is_some_and(|peer| !not.contains(&peer))
-        })
+    pub(crate) fn has_other(&self, kind: &RunnerKind, selector: Option<&Selector>, not: &HashSet<PeerId>) -> bool {
+        self.all()
+            .iter()
+            .any(|known| known.could_take(kind, selector) && known.peer().is_some_and(|peer| !not.contains(&peer)))
     }
 
     /// Why a step of that kind goes nowhere, and has everybody looked at who could change that.
@@ -174,7 +169,10 @@ impl Pool {
                 None => format!("a supervisor with a runner of kind `{kind}`: start one with `horus runner {kind}`"),
             };
         }
-        format!("room or a sign of life at {}", fit.iter().map(|known| known.address.as_str()).collect::<Vec<_>>().join(", "))
+        format!(
+            "room or a sign of life at {}",
+            fit.iter().map(|known| known.address.as_str()).collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// The runner kinds that can be asked for: those that every Horus has, and those that were seen.

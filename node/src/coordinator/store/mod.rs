@@ -30,7 +30,7 @@ pub(crate) use workflow::{Append, Created, NewWorkflow, Stored};
 
 /// Why something could not be stored or read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// Redis does not answer, refuses to write, or is being replaced. Trying again later can help.
     #[error("Redis does not do its work: {0}")]
     Unavailable(String),

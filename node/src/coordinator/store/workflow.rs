@@ -74,7 +74,9 @@ impl Store {
             .await?;
         Ok(match (created, known == digest) {
             (true, _) => Created::New,
-            (false, true) => Created::Same(WorkflowStatus::from_name(&status).ok_or_else(|| corrupt(new.id, "status"))?),
+            (false, true) => {
+                Created::Same(WorkflowStatus::from_name(&status).ok_or_else(|| corrupt(new.id, "status"))?)
+            }
             (false, false) => Created::Conflict,
         })
     }
@@ -178,7 +180,8 @@ impl Store {
         digests: &[Digest],
     ) -> Result<Vec<Option<Envelope>>, StoreError> {
         let texts = self.by_digest(id, "receipts", digests).await?;
-        let read = |text: String| Envelope::from_json(text.as_bytes()).map_err(|e| corrupt(id, format!("receipt: {e}")));
+        let read =
+            |text: String| Envelope::from_json(text.as_bytes()).map_err(|e| corrupt(id, format!("receipt: {e}")));
         texts.into_iter().map(|text| text.map(read).transpose()).collect()
     }
 
@@ -221,7 +224,10 @@ fn understand(id: &WorkflowId, answer: &str) -> Result<(), StoreError> {
         "OK" | "DONE" => Ok(()),
         "FENCED" => Err(StoreError::Fenced(id.clone())),
         "GONE" => Err(corrupt(id, "it was deleted from Redis while it ran")),
-        _ => Err(corrupt(id, "its journal is not where this coordinator left it; was Redis restored from an older state?")),
+        _ => Err(corrupt(
+            id,
+            "its journal is not where this coordinator left it; was Redis restored from an older state?",
+        )),
     }
 }
 

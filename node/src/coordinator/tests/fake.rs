@@ -104,17 +104,13 @@ pub(crate) async fn serve(me: &Identity, runner: &Identity, trust: &Trust) -> Se
 }
 
 pub(crate) async fn serve_at(fake: Arc<Fake>, trust: &Trust, at: std::net::SocketAddr) -> Serving {
-    let table = MethodTable::new(ServiceInfo {
-        title: "fake".into(),
-        version: "0".into(),
-        description: String::new(),
-    })
-    .method::<GetNodeInfo, _, _>(Fake::info)
-    .method::<CreateJobs, _, _>(Fake::create)
-    .method::<WaitJobs, _, _>(Fake::wait)
-    .method::<CancelJob, _, _>(Fake::cancel)
-    .method::<GetJobLogs, _, _>(Fake::logs)
-    .method::<ListRunners, _, _>(Fake::runners);
+    let table = MethodTable::new(ServiceInfo { title: "fake".into(), version: "0".into(), description: String::new() })
+        .method::<GetNodeInfo, _, _>(Fake::info)
+        .method::<CreateJobs, _, _>(Fake::create)
+        .method::<WaitJobs, _, _>(Fake::wait)
+        .method::<CancelJob, _, _>(Fake::cancel)
+        .method::<GetJobLogs, _, _>(Fake::logs)
+        .method::<ListRunners, _, _>(Fake::runners);
     let security = Security {
         me: fake.me.peer_id(),
         trust: trust.clone(),
@@ -131,10 +127,6 @@ pub(crate) async fn serve_at(fake: Arc<Fake>, trust: &Trust, at: std::net::Socke
 }
 
 impl Fake {
-    pub(crate) fn peer_id(&self) -> PeerId {
-        self.me.peer_id()
-    }
-
     pub(crate) fn job_count(&self) -> usize {
         self.jobs.lock().unwrap().len()
     }
@@ -218,8 +210,13 @@ impl Fake {
                 created.push(CreatedJob { job_id: job.id.clone(), status: known.result.status, created: false });
                 continue;
             }
-            let result =
-                JobResult { job_id: job.id.clone(), status: JobStatus::Queued, output: None, error: None, receipt: None };
+            let result = JobResult {
+                job_id: job.id.clone(),
+                status: JobStatus::Queued,
+                output: None,
+                error: None,
+                receipt: None,
+            };
             held.insert(job.id.clone(), Held { spec: job.spec, submitter: job.submitter, result });
             created.push(CreatedJob { job_id: job.id.clone(), status: JobStatus::Queued, created: true });
             drop(held);

@@ -150,10 +150,12 @@ async fn when_a_supervisor_vanishes_idempotent_steps_move_and_others_wait_for_it
 async fn redis_may_die_and_come_back() {
     let mut world = World::new(1).await;
     let node = world.start().await;
-    let lines: Vec<String> = (0..40).map(|n| match n {
-        0 => "s0 noop slow 100".to_owned(),
-        n => format!("s{n} noop slow 20 <- s{}", n - 1),
-    }).collect();
+    let lines: Vec<String> = (0..40)
+        .map(|n| match n {
+            0 => "s0 noop slow 100".to_owned(),
+            n => format!("s{n} noop slow 20 <- s{}", n - 1),
+        })
+        .collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     world.submit(&node, "redis", &workflow(&lines)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
