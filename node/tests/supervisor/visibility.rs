@@ -1,8 +1,11 @@
 //! Who sees and who steers whose jobs.
 
+use std::time::Duration;
+
+use horus_keys::{Certificate, Envelope, Identity, PayloadType, Role, Timestamp};
 use horus_node::api::supervisor::*;
-use horus_runners::job::JobStatus;
-use horus_transport::ErrorKind;
+use horus_runners::job::{JobBatch, JobStatus};
+use horus_transport::{ClientOptions, ErrorKind, RpcClient};
 
 use crate::harness::*;
 
@@ -55,4 +58,45 @@ async fn an_observer_sees_all_and_an_operator_steers_all() {
     let state = place.call::<CancelJob>(&place.operator, job()).await.unwrap();
     assert_eq!(state.status, JobStatus::Cancelled);
     assert!(place.call::<DeleteJob>(&place.operator, job()).await.unwrap().deleted);
+}
+
+#[tokio::test]
+async fn who_is_certified_by_the_owner_needs_no_entry_in_the_policy() {
+    let place = Place::new().await;
+    place.announce("fake").await;
+    let owner = Identity::generate();
+    trust(&place.trust_file, &owner, Role::Owner, "*");
+    let certify = |who: &Identity, expires_at| {
+        let certificate = Certificate {
+            peer_id: who.peer_id(),
+            name: None,
+            roles: vec![Role::Submitter],
+            runners: vec!["fake".parse().unwrap()],
+            expires_at,
+        };
+        certificate.sign(&owner).unwrap()
+    };
+    let carol = Identity::generate();
+    let sign = |certificates: Vec<Envelope>, spec| {
+        let batch = JobBatch { aud: vec![place.supervisor], jobs: vec![spec], certificates };
+        Envelope::sign_json(&carol, PayloadType::Jobs, &batch)
+    };
+    is(&place.create(&sign(vec![], spec("x"))).await.unwrap_err(), ErrorKind::UntrustedSigner);
+    let expired = certify(&carol, Timestamp::now().saturating_sub(Duration::from_secs(3600)));
+    is(&place.create(&sign(vec![expired], spec("x"))).await.unwrap_err(), ErrorKind::UntrustedSigner);
+    let certificate = certify(&carol, later(3600));
+    let created =
+        eventually("the owner is known", async || place.create(&sign(vec![certificate.clone()], spec("x"))).await.ok())
+            .await;
+    let other = place.create(&sign(vec![certificate.clone()], spec_of("other", "x"))).await.unwrap_err();
+    is(&other, ErrorKind::NotAllowed);
+
+    // Another machine of hers that the supervisor has never seen reads a job of its own.
+    let dave = Identity::generate();
+    let options = ClientOptions::signed(dave.clone(), Some(certify(&dave, later(3600))));
+    let client = RpcClient::connect(place.url.parse().unwrap(), options).unwrap();
+    let job = JobIdParams { job_id: created.jobs[0].job_id.clone() };
+    is(&within(client.call::<GetJob>(&job)).await.unwrap_err(), ErrorKind::JobNotFound);
+    assert!(within(client.call::<ListJobs>(&ListJobsParams::default())).await.unwrap().jobs.is_empty());
+    assert!(place.call::<GetJob>(&carol, job).await.is_ok());
 }
