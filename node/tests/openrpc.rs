@@ -40,3 +40,21 @@ fn check<S: Send + Sync + 'static>(role: &str, methods: &MethodTable<S>) {
 fn supervisor() {
     check("supervisor", &horus_node::supervisor::methods());
 }
+
+#[test]
+fn coordinator() {
+    check("coordinator", &horus_node::coordinator::methods());
+}
+
+#[test]
+fn every_method_that_the_access_table_names_is_served() {
+    let served = |document: Value| -> Vec<String> {
+        let methods = document["methods"].as_array().unwrap().clone();
+        methods.iter().map(|method| method["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = served(horus_node::supervisor::methods().openrpc());
+    all.extend(served(horus_node::coordinator::methods().openrpc()));
+    for (name, _) in horus_node::api::access::TABLE {
+        assert!(all.iter().any(|served| served == name), "{name} stands in the access table, and nobody serves it");
+    }
+}
