@@ -10,7 +10,7 @@ mod log;
 mod shutdown;
 
 pub use announce::Announcer;
-pub use common::{Common, CommonOptions, RoleError};
+pub use common::{Common, CommonOptions, RoleError, follow_trust};
 pub use health::Health;
 pub use log::{LogFormat, start_logging};
 pub use shutdown::Shutdown;

@@ -83,6 +83,12 @@ impl Dispatcher {
         }))
     }
 
+    /// The OpenRPC document of the methods, as text.
+    #[must_use]
+    pub fn openrpc(&self) -> bytes::Bytes {
+        self.0.methods.document()
+    }
+
     /// The bounds that requests are held to.
     #[must_use]
     pub fn limits(&self) -> Limits {

@@ -83,7 +83,8 @@ impl<S: Send + Sync + 'static> MethodTable<S> {
 
     /// Ties the table to the state that its handlers work on.
     pub(crate) fn bind(self, state: &Arc<S>) -> Methods {
-        let discover: Arc<[u8]> = self.openrpc().to_string().into_bytes().into();
+        let discover = bytes::Bytes::from(self.openrpc().to_string());
+        let document = discover.clone();
         let bound = self.methods.into_iter().map(|(name, method)| {
             let Registered { access, long_poll, handler, .. } = method;
             let state = Arc::clone(state);
@@ -92,11 +93,11 @@ impl<S: Send + Sync + 'static> MethodTable<S> {
         });
         let mut methods: BTreeMap<&'static str, Bound> = bound.collect();
         let start: Start = Box::new(move |_, _| {
-            let document = Arc::clone(&discover);
-            Ok(Box::pin(async move { Ok(document.to_vec()) }))
+            let discover = discover.clone();
+            Ok(Box::pin(async move { Ok(discover.to_vec()) }))
         });
         methods.insert(DISCOVER, Bound { access: Access::Open, long_poll: false, start });
-        Methods { methods }
+        Methods { methods, document }
     }
 }
 
@@ -109,6 +110,7 @@ type Start = Box<dyn Fn(Caller, Option<&RawValue>) -> Result<Running, RpcError> 
 /// A table that is tied to its state.
 pub(crate) struct Methods {
     methods: BTreeMap<&'static str, Bound>,
+    document: bytes::Bytes,
 }
 
 /// One method of it.
@@ -119,6 +121,11 @@ pub(crate) struct Bound {
 }
 
 impl Methods {
+    /// The OpenRPC document as text.
+    pub(crate) fn document(&self) -> bytes::Bytes {
+        self.document.clone()
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Bound> {
         self.methods.get(name)
     }

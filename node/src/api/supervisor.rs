@@ -13,5 +13,5 @@ pub use read::{
 pub use read::{Job, MAX_LIST, MAX_LOG_LINES, MAX_WAIT, MAX_WAIT_JOBS};
 pub use runners::{
     GetRunner, ListRunners, ListRunnersParams, PingRunner, Pong, RegisterRunner, RegisterRunnerParams, RemoveRunner,
-    Removed, Runner, RunnerParams, RunnerState, Runners,
+    Removed, Runner, RunnerParams, RunnerState, Runners, ServerFacts,
 };

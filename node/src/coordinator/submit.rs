@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use horus_keys::{Envelope, Timestamp};
+use horus_keys::{Envelope, PayloadType, Timestamp};
 use horus_runners::admission::{Refusal, RefusalKind, SignedWorkflow};
-use horus_runners::definition::{self, MAX_PROBLEMS, Problem};
+use horus_runners::definition::{MAX_PROBLEMS, Problem};
+use horus_runners::job::WorkflowSubmission;
 use horus_transport::{Caller, ErrorKind, RpcError};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use super::live::Live;
 use super::store::{Created, NewWorkflow};
 use super::{Coordinator, Shared, watchman};
 use crate::api::coordinator::{SubmitWorkflowParams, Submitted, ValidateWorkflowParams, Validation};
-use crate::workflow::{WorkflowStatus, problems};
+use crate::workflow::{WorkflowStatus, all_problems, problems};
 
 impl Coordinator {
     pub(super) async fn submit_workflow(
@@ -78,10 +79,7 @@ impl Coordinator {
         let shared = Arc::clone(&self.shared);
         let errors = compute(move || {
             let inputs = params.inputs.unwrap_or_default();
-            match definition::parse(&params.definition) {
-                Ok(definition) => problems(&definition, &shared.pool.kinds(), inputs.keys().map(String::as_str)),
-                Err(errors) => errors,
-            }
+            all_problems(&params.definition, Some(&shared.pool.kinds()), inputs.keys().map(String::as_str))
         })
         .await;
         Ok(Validation { valid: errors.is_empty(), errors: bounded(errors) })
@@ -90,8 +88,22 @@ impl Coordinator {
 
 /// Signature, shape and definition.
 async fn verified(shared: &Arc<Shared>, envelope: Envelope) -> Result<Arc<SignedWorkflow>, RpcError> {
-    let verifier = shared.verifier.clone();
-    compute(move || verifier.workflow(&envelope)).await.map_err(|refusal| refused(&refusal))
+    let shared = Arc::clone(shared);
+    compute(move || shared.verifier.workflow(&envelope).map_err(|refusal| explained(&shared, &envelope, &refusal)))
+        .await
+}
+
+/// The verifier tells what is wrong with the shape of a definition; the submitter gets everything that is wrong with it.
+fn explained(shared: &Shared, envelope: &Envelope, refusal: &Refusal) -> RpcError {
+    if refusal.problems.is_empty() {
+        return refused(refusal);
+    }
+    // It was the definition that was refused, so the signature holds.
+    let submission = envelope.verify(PayloadType::Workflow).and_then(|verified| verified.parse::<WorkflowSubmission>());
+    let Ok(submission) = submission else { return refused(refusal) };
+    let inputs = submission.inputs.iter().flatten().map(|(name, _)| name.as_str());
+    let found = all_problems(&submission.definition, Some(&shared.pool.kinds()), inputs);
+    if found.is_empty() { refused(refusal) } else { invalid(found) }
 }
 
 /// The workflow that is there already: the same one is returned whenever it is asked for, another one refused.

@@ -166,26 +166,31 @@ impl Common {
     /// Reads the trust policy again whenever its file changes, until the process drains. A file that became bad leaves the
     /// policy as it was, which the log and `/healthz` say.
     pub async fn follow_trust(self) {
-        let mut ticks = tokio::time::interval(TRUST_LOOK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = self.shutdown.stopped() => return,
-                _ = ticks.tick() => {}
+        follow_trust(self.trust, self.health, self.shutdown).await;
+    }
+}
+
+/// Reads a trust policy again whenever its file changes, until the process stops. See [`Common::follow_trust`].
+pub async fn follow_trust(trust: Trust, health: Health, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(TRUST_LOOK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.stopped() => return,
+            _ = ticks.tick() => {}
+        }
+        match trust.reload() {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!("trust policy read again");
+                }
+                health.well("trust");
             }
-            match self.trust.reload() {
-                Ok(changed) => {
-                    if changed {
-                        tracing::info!("trust policy read again");
-                    }
-                    self.health.well("trust");
-                }
-                Err(error) => {
-                    self.health.trouble(
-                        "trust",
-                        format!("the trust policy changed and cannot be used, the old one stays in force: {error}"),
-                    );
-                }
+            Err(error) => {
+                health.trouble(
+                    "trust",
+                    format!("the trust policy changed and cannot be used, the old one stays in force: {error}"),
+                );
             }
         }
     }

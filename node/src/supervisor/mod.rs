@@ -54,6 +54,8 @@ pub struct Supervisor {
     shutdown: Shutdown,
     /// Wakes the maintenance: something may be due earlier than it thinks.
     due: Notify,
+    /// What holds the queue.
+    server: tokio::sync::OnceCell<horus_runners::queue::ServerFacts>,
 }
 
 impl Supervisor {

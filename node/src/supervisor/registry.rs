@@ -93,7 +93,9 @@ impl Supervisor {
         if let Some(kind) = params.runner {
             runners.retain(|runner| runner.runner == kind);
         }
-        Ok(Runners { runners })
+        // What the server is does not change while it is connected; a failure to ask is asked again.
+        let redis = self.server.get_or_try_init(|| self.queue.server()).await.ok().cloned();
+        Ok(Runners { runners, redis })
     }
 
     pub(super) async fn get_runner(self: Arc<Self>, _: Caller, params: RunnerParams) -> Result<Runner, RpcError> {

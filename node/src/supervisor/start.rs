@@ -134,6 +134,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         announcer: common.announcer(Role::Supervisor),
         shutdown: common.shutdown.clone(),
         due: Notify::new(),
+        server: tokio::sync::OnceCell::new(),
     });
     let security = Security {
         me: common.peer_id(),

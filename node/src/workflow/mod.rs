@@ -28,4 +28,4 @@ pub use policy::{Policy, UNKNOWN_ATTEMPTS, Unknown};
 pub use selector::Selector;
 pub use state::{Dispatch, Snapshot, SnapshotError, State, StepState, Stop};
 pub use status::{StepStatus, WorkflowStatus};
-pub use validate::{plan, problems};
+pub use validate::{all_problems, plan, problems};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use horus_keys::{Digest, RunnerKind, Timestamp};
-use horus_runners::definition::{Definition, OnUnknown, Problem, RetryPolicy, Step};
+use horus_runners::definition::{self, Definition, OnUnknown, Problem, RetryPolicy, Step};
 use horus_runners::job::limits;
 
 use super::dag;
@@ -84,6 +84,30 @@ fn dependencies(definition: &Definition) -> Vec<Vec<StepIndex>> {
             places.map(|place| u32::try_from(place).expect("the number of steps is limited")).collect()
         })
         .collect()
+}
+
+/// Everything that is wrong with the text of a definition: its shape, and, of the steps that could be read, all that
+/// [`problems`] finds. Without `known`, every runner kind passes.
+#[must_use]
+pub fn all_problems<'a>(
+    text: &str,
+    known: Option<&BTreeSet<RunnerKind>>,
+    inputs: impl IntoIterator<Item = &'a str>,
+) -> Vec<Problem> {
+    let (definition, mut found) = definition::examine(text);
+    if let Some(definition) = definition {
+        let own: BTreeSet<RunnerKind>;
+        let known = match known {
+            Some(known) => known,
+            None => {
+                own = definition.steps.iter().map(|step| step.runner.clone()).collect();
+                &own
+            }
+        };
+        found.extend(problems(&definition, known, inputs));
+        found.sort_by_key(|problem| (problem.line, problem.column));
+    }
+    found
 }
 
 /// The plan of a definition without [`problems`]; `None` if it has a circle after all.

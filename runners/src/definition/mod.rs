@@ -225,7 +225,19 @@ pub fn parse(text: &str) -> Result<Definition, Vec<Problem>> {
         return Err(vec![Problem::new(Position { line: 1, column: 1 }, "", message)]);
     }
     let tree = tree::Tree::parse(text).map_err(|problem| vec![problem])?;
-    workflow::read(&tree)
+    match workflow::read(&tree) {
+        (Some(definition), problems) if problems.is_empty() => Ok(definition),
+        (_, problems) => Err(problems),
+    }
+}
+
+/// Reads as much of a definition as can be read, with all problems of its shape: for those who look for further ones, such as circles.
+#[must_use]
+pub fn examine(text: &str) -> (Option<Definition>, Vec<Problem>) {
+    match (text.len() <= limits::WORKFLOW_BYTES).then(|| tree::Tree::parse(text)) {
+        Some(Ok(tree)) => workflow::read(&tree),
+        _ => (None, parse(text).err().unwrap_or_default()),
+    }
 }
 
 /// As [`parse`], for bytes that may not be text.

@@ -264,20 +264,6 @@ fn sealed_secrets_are_pasted_as_json() {
     assert!(parse(&one_step(&twice)).unwrap_err()[0].message.contains("twice"));
 }
 
-/// How long a text of 100,000 steps and one of 16 MiB take. Run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    for (what, text) in [
-        ("100,000 steps", chain(limits::STEPS)),
-        ("16 MiB of lists", format!("workflow: [{}x]", "x,".repeat((16 << 20) / 2 - 10))),
-    ] {
-        let started = std::time::Instant::now();
-        let result = parse(&text).map(|d| d.steps.len());
-        println!("{what}, {} bytes: {:?} {:?}", text.len(), started.elapsed(), result.map_err(|p| p[0].to_string()));
-    }
-}
-
 proptest! {
     /// Whatever the text, there is an answer, and problems lie within the text.
     #[test]

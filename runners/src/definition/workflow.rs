@@ -12,15 +12,25 @@ use crate::job::{StepId, bounds, limits};
 
 const KEYS: &[&str] = &["name", "steps", "env", "timeout", "outputs"];
 
-/// Reads a definition, or all that is wrong with it.
-pub(super) fn read(tree: &Tree<'_>) -> Result<Definition, Vec<Problem>> {
+/// Reads a definition and all that is wrong with its shape. If something is, the definition holds what could be read.
+pub(super) fn read(tree: &Tree<'_>) -> (Option<Definition>, Vec<Problem>) {
     let mut reader = Reader::new(tree);
-    let definition = workflow(&mut reader);
+    let mut definition = workflow(&mut reader);
     let problems = reader.finish();
-    match definition {
-        Some(definition) if problems.is_empty() => Ok(definition),
-        _ => Err(problems),
+    if let Some(definition) = definition.as_mut().filter(|_| !problems.is_empty()) {
+        keep_first_of_each(definition);
     }
+    (definition, problems)
+}
+
+/// Steps that could not be read are missing, and ids may be used twice: makes list and index agree again.
+fn keep_first_of_each(definition: &mut Definition) {
+    let index = &mut definition.index;
+    index.clear();
+    definition.steps.retain(|step| {
+        let place = u32::try_from(index.len()).expect("limits::STEPS is far below 2^32");
+        !index.contains_key(&step.id) && index.insert(step.id.clone(), place).is_none()
+    });
 }
 
 /// `None` only together with a problem.

@@ -24,6 +24,7 @@ mod read;
 mod reap;
 mod registry;
 mod scripts;
+mod server;
 mod views;
 
 use std::{num::NonZeroUsize, sync::Arc, sync::Mutex, time::Duration};
@@ -40,6 +41,7 @@ pub use observer::LeaseObserver;
 pub use push::Pushed;
 pub use reap::{Reaped, Swept};
 pub use registry::{QueueDepth, RunnerState, RunnerView};
+pub use server::ServerFacts;
 pub use views::{JobFilter, JobPage, JobResult, JobView, LogPage, ReceiptAt, cursor_is_valid};
 
 pub(crate) use events::backoff;

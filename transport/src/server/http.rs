@@ -47,14 +47,19 @@ impl Service {
         let response = match (request.method(), request.uri().path()) {
             (&Method::POST, "/") => self.rpc(request, from).await,
             (&Method::GET | &Method::HEAD, "/healthz") => self.healthz().await,
-            (method, "/" | "/healthz") => {
-                let message = format!("{method} is not served here: POST JSON-RPC 2.0 to /, or GET /healthz");
+            // The same document as `rpc.discover`, for tools that fetch and cannot call.
+            (&Method::GET | &Method::HEAD, "/openrpc.json") => {
+                response(StatusCode::OK, Some(self.dispatcher.openrpc()))
+            }
+            (method, "/" | "/healthz" | "/openrpc.json") => {
+                let message =
+                    format!("{method} is not served here: POST JSON-RPC 2.0 to /, or GET /healthz or /openrpc.json");
                 let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::InvalidRequest, message);
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, HEAD"));
                 response
             }
             _ => {
-                let message = "nothing here: POST JSON-RPC 2.0 to /, or GET /healthz";
+                let message = "nothing here: POST JSON-RPC 2.0 to /, or GET /healthz or /openrpc.json";
                 refusal(StatusCode::NOT_FOUND, ErrorKind::InvalidRequest, message)
             }
         };

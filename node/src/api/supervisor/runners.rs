@@ -5,7 +5,7 @@ use horus_runners::queue::RunnerView;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use horus_runners::queue::RunnerState;
+pub use horus_runners::queue::{RunnerState, ServerFacts};
 
 use crate::api::rpc_method;
 
@@ -66,6 +66,9 @@ pub struct ListRunnersParams {
 pub struct Runners {
     /// The runners, by kind and name.
     pub runners: Vec<Runner>,
+    /// The server behind the queue, and how durable it is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<ServerFacts>,
 }
 
 /// Parameters that name one runner: by its name, or by its kind if that leaves no choice.

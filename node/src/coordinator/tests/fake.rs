@@ -164,7 +164,7 @@ impl Fake {
             worker: None,
             last_seen: None,
         };
-        self.lost_answer(Runners { runners: vec![runner("noop"), runner("sal")] })
+        self.lost_answer(Runners { runners: vec![runner("noop"), runner("sal")], redis: None })
     }
 
     async fn create(self: Arc<Self>, _: Caller, params: CreateJobsParams) -> Result<CreatedJobs, RpcError> {

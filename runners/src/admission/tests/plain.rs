@@ -181,38 +181,3 @@ fn a_document_with_two_meanings_is_refused() {
     bytes[at] = 0xff;
     assert_eq!(world.refused(&Envelope::sign(&world.alice, PayloadType::Jobs, bytes)), RefusalKind::InvalidEnvelope);
 }
-
-/// Time that this thread has computed, so that other load does not count.
-fn computed() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
-}
-
-/// Verifying 50 plain jobs, and admitting one of them from memory. Run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let world = World::new();
-    let rounds = 200_u32;
-    let batches: Vec<_> = (0..rounds)
-        .map(|r| world.batch(&world.alice, (0..50).map(|n| world.job(&format!("r{r}-{n}"))).collect()).to_json())
-        .collect();
-    let measure = |what: &str, each: &mut dyn FnMut(usize)| {
-        let started = computed();
-        (0..rounds as usize).for_each(each);
-        println!("{what}: {:?}", (computed() - started) / rounds);
-    };
-    let mut envelopes = Vec::new();
-    println!("50 jobs, {} bytes", batches[0].len());
-    measure("reading the envelope", &mut |n| envelopes.push(Envelope::from_json(batches[n].as_bytes()).unwrap()));
-    measure("of what follows, the signature", &mut |n| drop(envelopes[n].verify(PayloadType::Jobs).unwrap()));
-    let mut verified = Vec::new();
-    measure("verifying signature and shape", &mut |n| verified.push(world.verifier.batch(&envelopes[n]).unwrap()));
-    measure("admitting all 50", &mut |n| {
-        world.verifier.admit(world.ask(&verified[n], &|_| None, &|_| None)).unwrap();
-    });
-    measure("admitting one of a batch in memory", &mut |n| {
-        let batch = world.verifier.batch(&envelopes[n]).unwrap();
-        world.verifier.admit_one(world.ask(&batch, &|_| None, &|_| None), 49).unwrap();
-    });
-}

@@ -1,0 +1,205 @@
+//! `horus keys ...` as clap types.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use horus_keys::{PeerId, Role, RunnerPattern};
+
+use super::parse_duration;
+
+/// Where keys lie.
+#[derive(Debug, Args, Clone)]
+pub struct DirArgs {
+    /// Directory of the keys [default: ~/.config/horus]
+    #[arg(long, env = "HORUS_IDENTITY", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// One JSON value on stdout, nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How new keys are written.
+#[derive(Debug, Args, Clone)]
+pub struct WriteArgs {
+    /// Protect the identity by a passphrase: asked for, or taken from HORUS_PASSPHRASE
+    #[arg(long)]
+    pub passphrase: bool,
+    /// Overwrite keys that are there: whoever trusts them trusts you no more
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `horus keys ...`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a new identity with its mesh key and sealing key
+    #[command(
+        after_help = "Examples:\n  horus keys generate\n  horus keys generate --dir ./keys/alice --passphrase --json"
+    )]
+    Generate {
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+        /// How.
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Show the public side of an identity
+    Show(DirArgs),
+    /// Make an identity from a seed or a PKCS#8 PEM file
+    Import {
+        /// The Ed25519 seed, 64 hex digits; it is visible in the process list, `--pem` is not
+        #[arg(long, value_name = "HEX", conflicts_with = "pem", required_unless_present = "pem")]
+        seed_hex: Option<String>,
+        /// A PKCS#8 PEM file; `-` reads standard input
+        #[arg(long, value_name = "FILE")]
+        pem: Option<PathBuf>,
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+        /// How.
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Print a secret key, to keep it elsewhere
+    Export {
+        /// As what
+        #[arg(long, value_enum, default_value_t = ExportFormat::Pem)]
+        format: ExportFormat,
+        /// Protect the printed PEM by a passphrase: asked for, or taken from HORUS_PASSPHRASE
+        #[arg(long)]
+        passphrase: bool,
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Sign a file: print the envelope
+    #[command(after_help = "Example:\n  horus keys sign --type jobs batch.json > envelope.json")]
+    Sign {
+        /// What it is
+        #[arg(long = "type", value_enum, value_name = "T")]
+        payload_type: PayloadTypeArg,
+        /// The payload; `-` reads standard input
+        file: PathBuf,
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Verify an envelope and print its signers; exit 1 if it does not hold
+    Verify {
+        /// Also demand that every signer is in this trust policy
+        #[arg(long, env = "HORUS_TRUST", value_name = "FILE")]
+        trust: Option<PathBuf>,
+        /// The envelope (JSON); `-` reads standard input
+        envelope: PathBuf,
+        /// One JSON value on stdout, nothing else
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tie a mycelium daemon's own key to this identity
+    #[command(after_help = "Example:\n  horus keys bind /var/lib/mycelium/priv_key.bin")]
+    Bind {
+        /// The daemon's key file (32 bytes)
+        key_file: PathBuf,
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Certify another key, as an owner: print the certificate
+    #[command(
+        after_help = "Example:\n  horus keys certify 12D3KooW... --role submitter --runner sal --runner hero --ttl 90d > cert.json"
+    )]
+    Certify {
+        /// Whom
+        peer_id: PeerId,
+        /// As what; several may be given
+        #[arg(long, required = true, value_delimiter = ',')]
+        role: Vec<Role>,
+        /// For which runner kinds, or `*`; several may be given
+        #[arg(long, value_delimiter = ',')]
+        runner: Vec<RunnerPattern>,
+        /// A name to be shown
+        #[arg(long)]
+        name: Option<String>,
+        /// For how long
+        #[arg(long, default_value = "90d", value_name = "DURATION", value_parser = parse_duration)]
+        ttl: Duration,
+        /// Where.
+        #[command(flatten)]
+        dir: DirArgs,
+    },
+    /// Show and change a trust policy
+    #[command(subcommand)]
+    Trust(TrustCommand),
+}
+
+/// Which trust policy.
+#[derive(Debug, Args, Clone)]
+pub struct TrustFileArgs {
+    /// The trust policy [default: trust.toml in ~/.config/horus]
+    #[arg(long, env = "HORUS_TRUST", value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+    /// One JSON value on stdout, nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `horus keys trust ...`
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// List the trusted keys
+    List(TrustFileArgs),
+    /// Trust a key; one that is there gets the new roles in place of the old ones
+    Add {
+        /// Whom
+        peer_id: PeerId,
+        /// As what; several may be given
+        #[arg(long, required = true, value_delimiter = ',')]
+        role: Vec<Role>,
+        /// For which runner kinds, or `*`; several may be given
+        #[arg(long, value_delimiter = ',')]
+        runner: Vec<RunnerPattern>,
+        /// A name to be shown
+        #[arg(long)]
+        name: Option<String>,
+        /// Which policy.
+        #[command(flatten)]
+        file: TrustFileArgs,
+    },
+    /// Trust a key no more
+    Remove {
+        /// Whom
+        peer_id: PeerId,
+        /// Which policy.
+        #[command(flatten)]
+        file: TrustFileArgs,
+    },
+}
+
+/// What `export` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// PKCS#8 PEM.
+    Pem,
+    /// The Ed25519 seed in hex.
+    SeedHex,
+    /// The mesh key in hex, for `mycelium -k` as 32 raw bytes.
+    MeshHex,
+}
+
+/// What `sign` signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PayloadTypeArg {
+    /// A batch of jobs.
+    Jobs,
+    /// A workflow.
+    Workflow,
+    /// Receipts.
+    Receipts,
+    /// A node announcement.
+    Node,
+    /// A certificate.
+    Member,
+    /// A cancellation.
+    Cancel,
+}

@@ -1,0 +1,110 @@
+//! `horus bench ...`: resolves what to measure, and prints the figures.
+
+use std::process::ExitCode;
+
+use horus_keys::RunnerKind;
+use horus_transport::RpcError;
+use serde::Serialize;
+
+use super::{
+    args_client::{BenchCommand, BenchTarget},
+    client::{Session, block_on},
+    output::{Failure, print_json, print_line},
+};
+use crate::api::supervisor::{ListRunners, ListRunnersParams};
+use crate::bench::{self, Environment, JobsPlan, RpcPlan, Shape, WorkflowPlan};
+
+pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
+    match command {
+        BenchCommand::Jobs { runner, payload, count, concurrency, batch, sequential, target } => {
+            let session = open(&target.supervisor, &target)?;
+            let verifier = session.verifier().map_err(|e| e.json_if(session.json))?;
+            let plan = JobsPlan {
+                payload: payload.unwrap_or_else(|| own_payload(&runner)),
+                runner,
+                count: count as usize,
+                concurrency: concurrency as usize,
+                batch: batch as usize,
+                sequential,
+            };
+            let report = block_on(async {
+                let environment = environment(&session, &target).await?;
+                let work = bench::jobs(
+                    &session.rpc,
+                    &session.keys.identity,
+                    session.certificates(),
+                    &verifier,
+                    &plan,
+                    environment,
+                );
+                work.await.map_err(|e| session.failure(&e))
+            })?;
+            print(&session, &report)
+        }
+        BenchCommand::Workflow { chain, fan, count, runner, target } => {
+            let session = open(&target.coordinator, &target)?;
+            let shape = match (chain, fan) {
+                (Some(n), _) => Shape::Chain(n),
+                (None, Some(n)) => Shape::Fan(n),
+                (None, None) => return Err(Failure::usage("give --chain N or --fan N")),
+            };
+            let plan = WorkflowPlan { shape, count, runner };
+            let report = block_on(async {
+                let environment = environment(&session, &target).await?;
+                let certificates = session.certificates();
+                bench::workflow(&session.rpc, &session.keys.identity, &certificates, &plan, environment)
+                    .await
+                    .map_err(|e: RpcError| session.failure(&e))
+            })?;
+            print(&session, &report)
+        }
+        BenchCommand::Rpc { address, signed, count, concurrency, target } => {
+            let session = open(address.as_deref().unwrap_or(&target.supervisor), &target)?;
+            let plan = RpcPlan { signed, count: count as usize, concurrency: concurrency as usize };
+            let report = block_on(async {
+                let environment = environment(&session, &target).await?;
+                bench::rpc(&session.rpc, plan, environment).await.map_err(|e| session.failure(&e))
+            })?;
+            print(&session, &report)
+        }
+    }
+}
+
+fn open(address: &str, target: &BenchTarget) -> Result<Session, Failure> {
+    Session::open(address, &target.client)
+}
+
+/// What a job of this kind does when nothing else is asked for.
+fn own_payload(runner: &RunnerKind) -> String {
+    match runner.as_str() {
+        "sal" => "40 + 2",
+        "osiris" => "osiris.model(\"bench\").create(#{ n: 1 }).id",
+        "hero" => "!!play.echo message:'hello'",
+        _ => "",
+    }
+    .to_owned()
+}
+
+/// The supervisor knows the Redis behind its queue; without it the figures are told without.
+async fn environment(session: &Session, target: &BenchTarget) -> Result<Environment, Failure> {
+    let rpc = super::client::connect(
+        &target.supervisor,
+        Some(&session.keys),
+        session.certificate.as_ref(),
+        &target.client,
+        super::client::CALL_TIMEOUT,
+    )?;
+    let list = rpc.call::<ListRunners>(&ListRunnersParams::default()).await;
+    let redis = list.ok().and_then(|l| l.redis).map_or(serde_json::Value::Null, |r| serde_json::json!(r));
+    Ok(Environment::new(redis))
+}
+
+fn print<T: Serialize>(session: &Session, report: &T) -> Result<ExitCode, Failure> {
+    if session.json {
+        print_json(report)?;
+    } else {
+        let text = serde_json::to_string_pretty(report).map_err(|e| Failure::failed(e.to_string()))?;
+        print_line(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,108 @@
+//! The command line: parse, resolve, run, and turn the outcome into an exit status (0 done, 1 it ran and failed, 2 usage).
+
+pub mod args;
+pub mod args_client;
+pub mod args_keys;
+mod bench_cmd;
+mod client;
+mod config_file;
+pub mod identity;
+mod job_cmd;
+mod keys_cmd;
+mod misc_cmd;
+mod output;
+mod roles;
+mod workflow_cmd;
+
+use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
+
+use args::{Cli, Command, RunnerCli, RunnerOptions, SupervisorsCommand};
+pub use output::Failure;
+
+/// The role names that a link to the binary can have.
+const ROLE_NAMES: [&str; 3] = ["coordinator", "supervisor", "runner"];
+
+/// Runs the command line that `argv` holds.
+pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut argv: Vec<OsString> = argv.collect();
+    if let Some(code) = hidden(&argv) {
+        return code;
+    }
+    // `coordinator --port 9090` is `horus coordinator --port 9090`.
+    if let Some(name) = argv.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str())
+        && ROLE_NAMES.contains(&name)
+    {
+        let role = OsString::from(name);
+        argv.insert(1, role);
+    }
+    let cli = match parse(&argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with 0, the rest to stderr with 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Commands that this binary calls itself by; no user types them.
+fn hidden(argv: &[OsString]) -> Option<ExitCode> {
+    let name = argv.get(1)?.to_str()?;
+    if name == crate::up::WITH_PARENT {
+        let Err(error) = crate::up::with_parent(argv.iter().skip(2).cloned());
+        eprintln!("horus: {error:#}");
+        return Some(ExitCode::FAILURE);
+    }
+    if name == horus_runners::sal::CHILD_COMMAND {
+        return Some(horus_runners::sal::child_main());
+    }
+    None
+}
+
+/// Parses, and parses again with what the `--config` file adds.
+fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(argv.iter())?;
+    let extended = config_file::extend(&command, &matches, argv)
+        .map_err(|message| command.error(clap::error::ErrorKind::ValueValidation, message))?;
+    let matches = match extended {
+        Some(argv) => command.try_get_matches_from_mut(argv)?,
+        None => matches,
+    };
+    Cli::from_arg_matches(&matches)
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up(args) => roles::up(args),
+        Command::Coordinator(args) => roles::coordinator(&args),
+        Command::Supervisor(args) => roles::supervisor(&args),
+        Command::Runner(args) => roles::runner(args),
+        Command::Workflow(command) => workflow_cmd::run(command),
+        Command::Job(command) => job_cmd::run(command),
+        Command::Keys(command) => keys_cmd::run(command),
+        Command::Runners(command) => misc_cmd::runners(command),
+        Command::Supervisors(SupervisorsCommand::List(target)) => misc_cmd::supervisors(&target),
+        Command::Call(args) => misc_cmd::call(&args),
+        Command::Discover(args) => misc_cmd::discover(&args),
+        Command::Bench(command) => bench_cmd::run(command),
+        Command::Hero(command) => misc_cmd::hero(&command),
+        Command::Doctor(args) => misc_cmd::doctor(&args),
+    }
+}
+
+/// A duration as it is written in flags: `10s`, `5m`, `1h30m`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    horus_keys::duration::parse(text).map_err(|e| e.to_string())
+}
+
+/// The command line of a runner of one's own; ends the process on a usage error, as `--help` does.
+pub(crate) fn parse_runner() -> RunnerOptions {
+    RunnerCli::parse().options
+}

@@ -1,0 +1,181 @@
+//! The commands that run a role: flags into a resolved configuration, then the role until it is told to stop.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use horus_runners::{
+    hero::HeroExecutor,
+    noop::NoopExecutor,
+    osiris::{OsirisExecutor, OsirisOptions},
+    queue::QueueOptions,
+    sal::{SalExecutor, SalOptions},
+};
+
+use horus_transport::{ClientOptions, TlsFiles};
+
+use super::{
+    args::{CoordinatorArgs, RoleArgs, RunnerArgs, RunnerKindArg, ServeArgs, SupervisorArgs, UpArgs},
+    identity,
+    output::Failure,
+};
+use crate::{
+    coordinator::{self, CoordinatorConfig},
+    role::{Common, CommonOptions, LogFormat, Shutdown, start_logging},
+    runner_role,
+    supervisor::{self, SupervisorConfig},
+    up::{self, UpConfig},
+};
+
+pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
+    start_logging(&args.log, LogFormat::Text).map_err(Failure::usage)?;
+    let data_dir = match args.data_dir {
+        Some(dir) => dir,
+        None => up::default_data_dir()?,
+    };
+    let data_dir =
+        std::path::absolute(&data_dir).context("cannot resolve the data directory").map_err(Failure::from)?;
+    let config = UpConfig {
+        data_dir,
+        identity_dir: identity::resolve_dir(args.identity.as_deref())?,
+        supervisor_port: args.supervisor_port,
+        coordinator_port: args.coordinator_port,
+        mesh: args.mesh,
+        mycelium_rpc: args.mycelium_rpc,
+        script_lib: args.script_lib,
+        hero_cli: args.hero_cli,
+        redis_url: args.redis_url,
+        appendfsync: args.appendfsync,
+        concurrency: args.concurrency,
+        log: args.log,
+        grace: args.grace,
+        json: args.json,
+    };
+    // The parent of children that die with the thread that made them: one thread, this one.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")
+        .map_err(Failure::from)?;
+    runtime.block_on(up::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn supervisor(args: &SupervisorArgs) -> Result<ExitCode, Failure> {
+    serve(&args.role, &args.serve, args.port, |common| async move {
+        let queue = QueueOptions {
+            max_queue: args.max_queue,
+            retention: args.retention,
+            lease: args.lease,
+            ..QueueOptions::default()
+        };
+        let running = supervisor::start(common, SupervisorConfig { queue }).await?;
+        running.stopped().await;
+        Ok(())
+    })
+}
+
+pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
+    let supervisors = args
+        .supervisor
+        .iter()
+        .map(|text| text.parse().with_context(|| format!("--supervisor {text} is no address")))
+        .collect::<Result<Vec<_>>>()
+        .map_err(|e| Failure::usage(format!("{e:#}")))?;
+    let tls_ca = args.serve.tls_ca.clone();
+    serve(&args.role, &args.serve, args.port, |common| async move {
+        let client = ClientOptions { ca: tls_ca, ..ClientOptions::default() };
+        let config = CoordinatorConfig { supervisors, client, ..CoordinatorConfig::default() };
+        let running = coordinator::start(common, config).await?;
+        running.stopped().await;
+        Ok(())
+    })
+}
+
+/// Common to the roles with a port: logging, keys, trust, signals, a runtime.
+fn serve<F, Fut>(role: &RoleArgs, serve: &ServeArgs, port: u16, start: F) -> Result<ExitCode, Failure>
+where
+    F: FnOnce(Common) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    start_logging(&role.log, LogFormat::Text).map_err(Failure::usage)?;
+    let options = common_options(role, serve, port)?;
+    let runtime = runner_role::runtime()?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
+        let keys = identity::load(&options.identity)?;
+        let common = Common::with_keys(&keys, options, shutdown.clone())?;
+        let work = start(common);
+        tokio::pin!(work);
+        // Draining has a bound; what is not finished then is left as a crash would leave it, which loses nothing.
+        tokio::select! {
+            outcome = &mut work => outcome,
+            () = async { shutdown.draining().await; tokio::time::sleep(role.grace).await } => {
+                shutdown.stop();
+                work.await
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn common_options(role: &RoleArgs, serve: &ServeArgs, port: u16) -> Result<CommonOptions> {
+    let identity_dir = identity::resolve_dir(role.identity.as_deref())?;
+    let trust = match &role.trust {
+        Some(path) if !path.exists() => anyhow::bail!(
+            "there is no trust policy at {0}: make one with `horus keys trust add PEER_ID --role submitter --runner '*' --trust {0}`",
+            path.display()
+        ),
+        Some(path) => path.clone(),
+        None => identity_dir.join("trust.toml"),
+    };
+    let mut listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+    listen.extend(serve.listen.iter().filter(|a| !(a.port() == port && a.ip().is_loopback())));
+    // An address that covers loopback takes its place.
+    if listen[1..].iter().any(|a| a.ip().is_unspecified() && a.port() == port) {
+        listen.remove(0);
+    }
+    let mut options = CommonOptions::new(&identity_dir, &trust, &role.redis_url, listen);
+    options.certificate = role.cert.clone();
+    options.tls = match (&serve.tls_cert, &serve.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsFiles { certificate: cert.clone(), key: key.clone() }),
+        _ => None,
+    };
+    Ok(options)
+}
+
+pub(super) fn runner(args: RunnerArgs) -> Result<ExitCode, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let runtime = runner_role::runtime()?;
+    let RunnerArgs { kind, script_lib, hero_cli, osiris_url, options } = args;
+    runtime.block_on(async move {
+        match kind {
+            RunnerKindArg::Noop => runner_role::run(options, 32, |_| async { Ok(NoopExecutor) }).await,
+            RunnerKindArg::Hero => {
+                runner_role::run(options, 4, |_| async move {
+                    HeroExecutor::new(hero_cli.as_deref()).context("the hero runner cannot start")
+                })
+                .await
+            }
+            RunnerKindArg::Sal => {
+                let sal = SalOptions { script_lib, ..SalOptions::default() };
+                runner_role::run(options, cores.max(2), |_| async move { Ok(SalExecutor::new(sal)) }).await
+            }
+            RunnerKindArg::Osiris => {
+                let concurrency = options.concurrency.unwrap_or(4);
+                runner_role::run(options, 4, |identity_dir| async move {
+                    let url =
+                        osiris_url.unwrap_or_else(|| format!("sqlite://{}", identity_dir.join("osiris.db").display()));
+                    let mut osiris = OsirisOptions::new(url);
+                    osiris.script_lib = script_lib;
+                    osiris.threads = osiris.threads.max(concurrency as usize);
+                    OsirisExecutor::open(osiris).await.context("the osiris runner cannot start")
+                })
+                .await
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

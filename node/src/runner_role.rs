@@ -1,0 +1,95 @@
+//! The runner role: an executor, the queue of its machine, and a worker between them.
+//!
+//! A runner of one's own is an [`Executor`] and one call of [`main`].
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use horus_runners::{
+    admission::Verifier,
+    executor::Executor,
+    queue::{Queue, QueueOptions},
+    worker::{Worker, WorkerOptions},
+};
+
+use crate::{
+    cli::{args::RunnerOptions, identity, parse_runner},
+    role::{Health, LogFormat, Shutdown, follow_trust, start_logging},
+};
+
+/// The `main` of a runner of one's own: takes the flags of `horus runner`, works until SIGTERM.
+pub fn main<E: Executor>(executor: E) -> ExitCode {
+    let options = parse_runner();
+    let outcome = runtime().and_then(|runtime| runtime.block_on(run(options, 4, |_| async { Ok(executor) })));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("runner: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs an executor, which `open` makes once logging and keys stand, until SIGTERM or SIGINT; then drains.
+///
+/// # Errors
+/// What keeps it from starting, with what to do about it. Redis going away later is no error: it waits.
+pub async fn run<E, F, O>(options: RunnerOptions, default_concurrency: u32, open: O) -> Result<()>
+where
+    E: Executor,
+    F: Future<Output = Result<E>>,
+    O: FnOnce(std::path::PathBuf) -> F,
+{
+    start_logging(&options.role.log, LogFormat::Text).map_err(anyhow::Error::msg)?;
+    let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
+    let identity_dir = identity::resolve_dir(options.role.identity.as_deref())?;
+    let keys = identity::load(&identity_dir)?;
+    let certificate = identity::certificate(options.role.cert.as_deref(), &keys)?;
+    let trust = identity::trust(options.role.trust.as_deref(), &identity_dir)?;
+    let executor = open(identity_dir).await?;
+    let kind = executor.kind();
+    let queue = tokio::select! {
+        queue = connect(&options.role.redis_url) => queue?,
+        () = shutdown.draining() => return Ok(()),
+    };
+
+    let mut worker = WorkerOptions::new(options.name.unwrap_or_else(|| kind.to_string()), keys.identity.clone());
+    worker.concurrency = options.concurrency.unwrap_or(default_concurrency) as usize;
+    worker.grace = options.role.grace;
+    worker.lease = options.lease;
+    worker.supervisors = options.audience;
+    worker.certificate = certificate;
+    worker.sealing = Some(Arc::new(keys.sealing));
+    let follow = tokio::spawn(follow_trust(trust.clone(), Health::new(), shutdown.clone()));
+    let work = Worker::new(executor, queue, Verifier::new(trust), worker).run(shutdown.drain_token());
+    let outcome = tokio::select! {
+        outcome = work => outcome.with_context(|| format!("the runner `{kind}` stopped")),
+        () = shutdown.stopped() => Ok(()),
+    };
+    follow.abort();
+    outcome
+}
+
+/// Redis may start after us: its absence is waited out, a wrong address is not.
+async fn connect(url: &str) -> Result<Queue> {
+    let mut pause = std::time::Duration::from_millis(50);
+    loop {
+        match Queue::connect(url, QueueOptions::default()).await {
+            Ok(queue) => return Ok(queue),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "Redis cannot be reached: trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(std::time::Duration::from_secs(5));
+            }
+            Err(error) => return Err(error).context("the queue cannot be used"),
+        }
+    }
+}
+
+/// The runtime of a role.
+///
+/// # Errors
+/// The system gives no threads.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start threads")
+}

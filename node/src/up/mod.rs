@@ -1,0 +1,219 @@
+//! `horus up`: a whole Horus on one machine. Its own Redis (unless one is given), a supervisor, a runner of each
+//! kind and a coordinator, each a process with a key of its own. A child that dies is started again.
+
+mod children;
+mod ready;
+mod redis_server;
+mod setup;
+
+use std::{net::TcpListener, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::args::{FsyncArg, MeshArg};
+use children::{ChildSpec, Children};
+pub use children::{WITH_PARENT, with_parent};
+pub use setup::{ROLES, RoleKeys, Setup, default_data_dir};
+
+/// What `up` was asked for, resolved.
+#[derive(Debug, Clone)]
+pub struct UpConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The user's identity directory.
+    pub identity_dir: PathBuf,
+    /// Port of the supervisor, 0 for a free one.
+    pub supervisor_port: u16,
+    /// Port of the coordinator, 0 for a free one.
+    pub coordinator_port: u16,
+    /// Whether to use a mycelium daemon.
+    pub mesh: MeshArg,
+    /// JSON-RPC address of the mycelium daemon.
+    pub mycelium_rpc: String,
+    /// Directory of functions for every script.
+    pub script_lib: Option<PathBuf>,
+    /// The hero command line tool.
+    pub hero_cli: Option<PathBuf>,
+    /// A Redis that is there already.
+    pub redis_url: Option<String>,
+    /// Durability of the own Redis.
+    pub appendfsync: FsyncArg,
+    /// Jobs at a time for each runner.
+    pub concurrency: Option<u32>,
+    /// Log filter of every role.
+    pub log: String,
+    /// How long stopping may take.
+    pub grace: Duration,
+    /// Ready line as JSON.
+    pub json: bool,
+}
+
+/// Starts everything, prints the ready line, and watches over it until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from starting, with what to do about it. A child that dies later is no error: it is started again.
+pub async fn run(config: UpConfig) -> Result<()> {
+    let setup = setup::prepare(&config.data_dir, &config.identity_dir)?;
+    let _lock = setup::lock(&config.data_dir)?;
+    let supervisor_port = choose_port(config.supervisor_port, "--supervisor-port")?;
+    let coordinator_port = choose_port(config.coordinator_port, "--coordinator-port")?;
+
+    let stop = CancellationToken::new();
+    let kill = CancellationToken::new();
+    spawn_signal_watch(stop.clone(), kill.clone())?;
+
+    // Redis outlives the roles: they hand back what they have claimed before it stops.
+    let mut redis = Children::default();
+    let redis_url = match &config.redis_url {
+        Some(url) => url.clone(),
+        None => {
+            let server = redis_server::find()?;
+            let plan = redis_server::plan(&server, &config.data_dir, config.appendfsync)?;
+            redis.start(plan.child.clone());
+            redis_server::wait_until_up(&plan, &mut redis, &stop).await?;
+            plan.url
+        }
+    };
+
+    let mut roles = Children::default();
+    for spec in role_specs(&config, &setup, &redis_url, supervisor_port, coordinator_port)? {
+        roles.start(spec);
+    }
+    let endpoints = ready::Endpoints { supervisor_port, coordinator_port, redis_url };
+    let outcome = tokio::select! {
+        ready = ready::wait(&endpoints, &setup) => match ready {
+            Ok(()) => {
+                ready::announce(&endpoints, &setup, &config)?;
+                watch(&mut roles, &mut redis, &stop).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+        failed = children::first_hopeless(&mut roles) => Err(failed),
+        () = stop.cancelled() => Ok(()),
+    };
+    roles.stop(config.grace + Duration::from_secs(2), &kill).await;
+    redis.stop(Duration::from_secs(10), &kill).await;
+    outcome
+}
+
+async fn watch(roles: &mut Children, redis: &mut Children, stop: &CancellationToken) {
+    tokio::select! {
+        () = roles.supervise() => {}
+        () = redis.supervise() => {}
+        () = stop.cancelled() => info!("stopping"),
+    }
+}
+
+/// The first signal drains, the second stops at once.
+fn spawn_signal_watch(stop: CancellationToken, kill: CancellationToken) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
+    tokio::spawn(async move {
+        for token in [stop, kill] {
+            tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+            token.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// A port that is free now: 0 asks the system for one. A port that is taken is told before anything is started.
+fn choose_port(port: u16, flag: &str) -> Result<u16> {
+    match TcpListener::bind(("127.0.0.1", port)) {
+        Ok(listener) => Ok(listener.local_addr().context("no local address")?.port()),
+        Err(error) => bail!(
+            "port {port} on 127.0.0.1 cannot be used: {error}. Stop what listens there, or choose another port with {flag}"
+        ),
+    }
+}
+
+fn role_specs(
+    config: &UpConfig,
+    setup: &Setup,
+    redis_url: &str,
+    supervisor_port: u16,
+    coordinator_port: u16,
+) -> Result<Vec<ChildSpec>> {
+    let exe = std::env::current_exe().context("cannot find the own binary")?;
+    let trust = setup.trust_file.display().to_string();
+    let common = |role: &str, args: Vec<String>| {
+        let mut all = args;
+        all.extend([
+            "--identity".to_owned(),
+            setup.key_dir(role).display().to_string(),
+            "--trust".to_owned(),
+            trust.clone(),
+            "--redis-url".to_owned(),
+            redis_url.to_owned(),
+            "--log".to_owned(),
+            config.log.clone(),
+            "--grace".to_owned(),
+            horus_keys::duration::format(config.grace),
+        ]);
+        ChildSpec { name: role.to_owned(), program: exe.clone(), args: all }
+    };
+    let supervisor_id = setup.peer_id("supervisor");
+    let mut specs =
+        vec![common("supervisor", vec!["supervisor".to_owned(), "--port".to_owned(), supervisor_port.to_string()])];
+    for kind in ["hero", "sal", "osiris", "noop"] {
+        let mut args = vec![
+            "runner".to_owned(),
+            kind.to_owned(),
+            "--name".to_owned(),
+            kind.to_owned(),
+            "--audience".to_owned(),
+            supervisor_id.to_string(),
+        ];
+        if let Some(dir) = config.script_lib.as_ref().filter(|_| matches!(kind, "sal" | "osiris")) {
+            args.extend(["--script-lib".to_owned(), absolute(dir)?]);
+        }
+        if let Some(path) = config.hero_cli.as_ref().filter(|_| kind == "hero") {
+            args.extend(["--hero-cli".to_owned(), absolute(path)?]);
+        }
+        if kind == "osiris" {
+            let db = config.data_dir.join("osiris.db");
+            args.extend(["--osiris-url".to_owned(), format!("sqlite://{}", db.display())]);
+        }
+        if let Some(n) = config.concurrency {
+            args.extend(["--concurrency".to_owned(), n.to_string()]);
+        }
+        specs.push(common(&format!("runner-{kind}"), args));
+    }
+    specs.push(common(
+        "coordinator",
+        vec![
+            "coordinator".to_owned(),
+            "--port".to_owned(),
+            coordinator_port.to_string(),
+            "--supervisor".to_owned(),
+            format!("http://127.0.0.1:{supervisor_port}#{supervisor_id}"),
+        ],
+    ));
+    if config.mesh != MeshArg::Off {
+        warn_without_mesh(config)?;
+    }
+    Ok(specs)
+}
+
+fn absolute(path: &std::path::Path) -> Result<String> {
+    let path = std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))?;
+    if !path.exists() {
+        bail!("{} does not exist", path.display());
+    }
+    Ok(path.display().to_string())
+}
+
+fn warn_without_mesh(config: &UpConfig) -> Result<()> {
+    if config.mesh == MeshArg::Require {
+        bail!(
+            "--mesh require: this version speaks HTTP only and cannot use the mycelium daemon at {}; start with --mesh off",
+            config.mycelium_rpc
+        );
+    }
+    warn!(daemon = %config.mycelium_rpc, "the mesh is not used by this version: roles are reached over HTTP");
+    Ok(())
+}
