@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The harness of the integration tests: real `horus` processes, a real Redis, keys and trust policies in a directory
+//! of the test's own, everything stopped and removed at its end.
+
+mod house;
+mod process;
+mod redis;
+
+pub use house::{House, Ready};
+pub use process::{Horus, Outcome, binary, free_port};
+pub use redis::TestRedis;

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, then runs all of them. On a fresh Debian or Ubuntu machine with Rust nothing else is needed.
+#   ./tests/run.sh              everything
+#   ./tests/run.sh NAME         the tests whose name contains NAME
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tests/setup.sh
+need_rust
+need_redis
+# The tests run the real binary; cargo builds it for them.
+cargo build --locked --workspace --bins --examples
+if command -v cargo-nextest >/dev/null 2>&1; then
+    cargo nextest run --locked --workspace --no-fail-fast ${1:+"$1"}
+else
+    cargo test --locked --workspace --no-fail-fast -- ${1:+"$1"}
+fi

@@ -1,0 +1,94 @@
+//! A Redis server of the test's own, on a Unix socket and a port of its own.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::process::free_port;
+
+/// A running server; stopped when it goes out of scope.
+#[derive(Debug)]
+pub struct TestRedis {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl TestRedis {
+    /// Starts valkey-server or redis-server with the append-only file on.
+    ///
+    /// # Panics
+    /// Neither is installed, or it does not come up within ten seconds.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let child = spawn(port, dir.path().to_owned());
+        let redis = Self { child, port, dir };
+        redis.wait_until_up();
+        redis
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn connection(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a valid address");
+        client.get_connection().expect("the server answers")
+    }
+
+    /// kill -9, then a new server on the same data.
+    ///
+    /// # Panics
+    /// It does not come up again.
+    pub fn crash_and_restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = spawn(self.port, self.dir.path().to_owned());
+        self.wait_until_up();
+    }
+
+    fn wait_until_up(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let client = redis::Client::open(self.url()).expect("a valid address");
+        loop {
+            if let Ok(mut connection) = client.get_connection()
+                && redis::cmd("PING").query::<String>(&mut connection).is_ok()
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the Redis server does not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, dir: PathBuf) -> Child {
+    for name in ["valkey-server", "redis-server"] {
+        let spawned = Command::new(name)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--dir"])
+            .arg(&dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        if let Ok(child) = spawned {
+            return child;
+        }
+    }
+    panic!("neither valkey-server nor redis-server is on PATH: run tests/run.sh, which installs one")
+}
