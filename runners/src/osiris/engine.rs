@@ -1,7 +1,7 @@
 //! The engine of the osiris runner. It is shared by all script threads; what belongs to one job is in the thread.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::File,
     os::unix::fs::FileExt,
     sync::OnceLock,
@@ -17,17 +17,18 @@ use crate::script::{LibraryError, ScriptFailure, failed_by, load_library, new_en
 thread_local! {
     /// The job that this thread runs.
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
+    static NEXT_LOOK: Cell<Instant> = Cell::new(Instant::now());
 }
 
-/// Operations of a script between two looks at clock, cancellation and the memory of the process. The sizes of single values are bounded besides;
-/// but Rhai does not check a map that grows by `map[key] = value`, so only this bounds it.
-const LOOK_EVERY: u64 = 256;
+/// Time between two looks at cancellation and the memory of the process. By time and not by operations, since a single one may copy megabytes: what a
+/// script can take between two looks is what the machine can copy meanwhile. (Rhai's own bounds of sizes do not see the sum of many values.)
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Longest uninterrupted part of a `sleep`.
 const NAP: Duration = Duration::from_millis(10);
 
 pub(super) fn osiris_engine(options: &OsirisOptions) -> Result<Engine, LibraryError> {
     let mut engine = new_engine(&options.script);
-    engine.on_progress(|operations| if operations % LOOK_EVERY == 0 { must_stop() } else { None });
+    engine.on_progress(|_| must_stop());
     engine.on_print(|text| in_job(|session| session.log.stdout(text)));
     engine.on_debug(|text, _, position| {
         in_job(|session| match position.line() {
@@ -67,6 +68,11 @@ fn in_job(tell: impl FnOnce(&Session)) {
 }
 
 fn must_stop() -> Option<Dynamic> {
+    let now = Instant::now();
+    if now < NEXT_LOOK.get() {
+        return None;
+    }
+    NEXT_LOOK.set(now + LOOK_EVERY);
     SESSION.with_borrow(|session| {
         let session = session.as_ref()?;
         let stop = session.stopped().or_else(|| out_of_memory(session.memory_bytes));

@@ -15,7 +15,7 @@ pub struct OsirisOptions {
     pub threads: usize,
     /// Resident memory of the whole runner process above which running scripts are ended, in bytes. Default 1 GiB.
     pub memory_bytes: u64,
-    /// Bounds on values inside a script. Smaller than those of sal, since all scripts share one process.
+    /// Bounds on values inside a script: with sizes, unlike those of sal, since all scripts share one process.
     pub script: ScriptLimits,
 }
 
@@ -24,9 +24,9 @@ impl OsirisOptions {
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         let script = ScriptLimits {
-            string_bytes: 2 * 1024 * 1024,
-            array_items: 100_000,
-            map_entries: 100_000,
+            string_bytes: 32 * 1024 * 1024,
+            array_items: 1_000_000,
+            map_entries: 1_000_000,
             variables: 256,
             call_depth: 48,
         };

@@ -135,15 +135,17 @@ impl Server {
             let [asked, ended] = ready.map(|fd| fd.any().unwrap_or(true));
             if ended {
                 while matches!(signals.read_signal(), Ok(Some(_))) {}
-                self.reap()?;
+                if self.reap().is_err() {
+                    return Ok(Next::RunnerGone);
+                }
             }
             if asked {
                 match receive(&self.control) {
-                    Ok(Some((Request::Start { job }, fds))) => {
-                        if let Some(handover) = self.start(job, fds)? {
-                            return Ok(Next::Serve(handover));
-                        }
-                    }
+                    Ok(Some((Request::Start { job }, fds))) => match self.start(job, fds) {
+                        Ok(Some(handover)) => return Ok(Next::Serve(handover)),
+                        Ok(None) => {}
+                        Err(_) => return Ok(Next::RunnerGone),
+                    },
                     Ok(Some((Request::Kill { job }, _))) => {
                         if let Some((process, _)) = self.jobs.iter().find(|(_, j)| **j == job) {
                             end(*process);
