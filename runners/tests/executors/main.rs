@@ -3,6 +3,9 @@
 //! This test has its own `main`, since the sal runner starts the running binary again as its fork server, which must have one thread: libtest's
 //! harness would be in the way. Like libtest it takes a part of the test names as filter.
 
+// Without libtest's harness clippy does not see that these are tests.
+#![allow(clippy::unwrap_used)]
+
 mod osiris;
 mod postgres;
 mod sal;
