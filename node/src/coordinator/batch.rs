@@ -1,7 +1,7 @@
 //! From ready steps to signed batches of jobs. The same step and attempt always gives the same bytes, from this coordinator or
 //! another, so that a job sent twice is one job.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use horus_keys::{Digest, Envelope, Identity, PayloadType, PeerId};
 use horus_runners::job::{Delegation, JobError, JobId, JobSpec, ReceiptRef, limits};
@@ -39,7 +39,7 @@ pub(crate) fn ticket(live: &Live, state: &State, step: StepAttempt) -> Ticket {
     }
     places.extend(state.step(step.0).previous);
     let mut receipts = Vec::with_capacity(places.len());
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for place in places {
         if seen.insert(place.batch) {
             receipts.push(place.batch);
@@ -162,9 +162,9 @@ pub(crate) struct Batch {
 impl Batch {
     /// The batches of receipts that the jobs refer to, each once.
     pub(crate) fn receipts(&self) -> Vec<Digest> {
-        let mut seen: HashMap<Digest, ()> = HashMap::new();
+        let mut seen = HashSet::new();
         let all = self.jobs.iter().flat_map(|job| job.receipts.iter().copied());
-        all.filter(|digest| seen.insert(*digest, ()).is_none()).collect()
+        all.filter(|digest| seen.insert(*digest)).collect()
     }
 }
 
@@ -174,6 +174,7 @@ pub(crate) fn sign(identity: &Identity, certificate: Option<&Envelope>, to: Peer
     let frame = FRAME + certificates.iter().map(|certificate| certificate.to_json().len()).sum::<usize>();
     let mut batches = Vec::new();
     let mut portion: Vec<Written> = Vec::new();
+    let mut receipts: HashSet<Digest> = HashSet::new();
     let mut size = frame;
     let mut close = |portion: &mut Vec<Written>| {
         let jobs = std::mem::take(portion);
@@ -187,11 +188,17 @@ pub(crate) fn sign(identity: &Identity, certificate: Option<&Envelope>, to: Peer
     };
     for job in jobs {
         let more = job.text.get().len() + 1;
-        if portion.len() == limits::BATCH_JOBS || size + more > limits::BATCH_BYTES {
+        let others = job.receipts.iter().filter(|digest| !receipts.contains(*digest)).count();
+        let full = portion.len() == limits::BATCH_JOBS
+            || size + more > limits::BATCH_BYTES
+            || receipts.len() + others > limits::RECEIPT_REFS;
+        if full {
             close(&mut portion);
+            receipts.clear();
             size = frame;
         }
         size += more;
+        receipts.extend(&job.receipts);
         portion.push(job);
     }
     close(&mut portion);

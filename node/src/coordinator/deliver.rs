@@ -1,10 +1,11 @@
 //! Bringing steps to a supervisor: write, sign, send, and send again until it is known what became of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use horus_keys::{Digest, PeerId};
+use horus_keys::{PeerId, RunnerKind};
 use horus_runners::job::{JobError, JobStatus};
 use horus_transport::{ErrorKind, RpcError};
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const FULL: Duration = Duration::from_secs(1);
 /// And one that has no runner of the kind, or is going down.
 const UNSERVED: Duration = Duration::from_secs(5);
+/// So many batches of receipts go along even if the supervisor has them: that spares it from looking for them.
+const FEW_RECEIPTS: usize = 8;
 /// How long a batch may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -134,6 +137,12 @@ impl Courier {
             }
             if is_silence(&error) {
                 self.supervisor.silent(&error);
+                // It never left this machine: another supervisor may have it.
+                if !sent_before && error.get("sent") == Some(&false.into()) {
+                    self.gave_back(steps.len());
+                    self.tell(Message::Returned(steps));
+                    return;
+                }
             } else {
                 self.supervisor.answered();
                 match self.judge(&batch, &error, sent_before) {
@@ -174,7 +183,7 @@ impl Courier {
         batch::sign(&shared.identity, shared.certificate.as_ref(), self.peer, jobs).pop()
     }
 
-    /// One call, and a second one with the workflow if the supervisor does not know it.
+    /// One call, and another one with the workflow or receipts that the supervisor turns out not to have.
     async fn create(&self, batch: &Batch) -> Result<(), RpcError> {
         let digests = batch.receipts();
         let receipts = self.shared.vault.receipts(&self.live.id, &digests).await.map_err(|error| {
@@ -182,24 +191,39 @@ impl Courier {
             self.shared.redis_trouble(&error);
             RpcError::new(ErrorKind::TimedOut, error.to_string())
         })?;
+        let there = &self.shared.pool.there;
+        let kinds: BTreeSet<&RunnerKind> = batch.jobs.iter().map(|job| job.job.runner()).collect();
+        let known = kinds.iter().all(|kind| there.has_workflow(self.peer, self.live.digest(), kind));
+        let few = receipts.len() <= FEW_RECEIPTS;
+        let unknown = receipts.iter().filter(|envelope| few || !there.has_receipts(self.peer, envelope.digest()));
         let mut params = CreateJobsParams {
             envelope: (&batch.envelope).into(),
-            workflow: None,
-            receipts: receipts.iter().map(Into::into).collect(),
+            workflow: (!known).then(|| (&self.live.signed.envelope).into()),
+            receipts: unknown.map(Into::into).collect(),
         };
-        let kinds: Vec<_> = batch.jobs.iter().map(|job| job.job.runner().clone()).collect();
-        if !self.shared.known_there.has(self.peer, self.live.digest(), &kinds) {
-            params.workflow = Some((&self.live.signed.envelope).into());
-        }
         let client = &self.supervisor.client;
-        let created = match client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await {
-            Err(error) if error.kind == ErrorKind::WorkflowUnknown && params.workflow.is_none() => {
-                params.workflow = Some((&self.live.signed.envelope).into());
-                client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await?
+        let mut tries = 0;
+        let created = loop {
+            tries += 1;
+            let error = match client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await {
+                Ok(created) => break created,
+                Err(error) => error,
+            };
+            // What it was believed to have it may have lost since.
+            match error.kind {
+                ErrorKind::WorkflowUnknown if params.workflow.is_none() && tries < 3 => {
+                    params.workflow = Some((&self.live.signed.envelope).into());
+                }
+                ErrorKind::DelegationMismatch if params.receipts.len() < receipts.len() && tries < 3 => {
+                    params.receipts = receipts.iter().map(Into::into).collect();
+                }
+                _ => return Err(error),
             }
-            other => other?,
         };
-        self.shared.known_there.note(self.peer, self.live.digest(), kinds);
+        for kind in kinds {
+            there.note_workflow(self.peer, self.live.digest(), kind);
+        }
+        receipts.iter().for_each(|envelope| there.note_receipts(self.peer, envelope.digest()));
         let fits = created.jobs.len() == batch.jobs.len()
             && created.jobs.iter().zip(&batch.jobs).all(|(created, job)| created.job_id == job.job);
         if !fits {
@@ -279,28 +303,4 @@ enum Verdict {
 
 fn as_job_error(error: &RpcError) -> JobError {
     JobError::new(error.kind.as_str(), &error.message)
-}
-
-/// At which supervisors a workflow's envelope lies beside the queue of which kind: it need not be sent there again.
-pub(crate) struct KnownThere {
-    seen: std::sync::Mutex<lru::LruCache<(PeerId, Digest, horus_keys::RunnerKind), ()>>,
-}
-
-impl KnownThere {
-    pub(crate) fn new() -> Self {
-        let size = std::num::NonZeroUsize::new(8192).expect("it is not zero");
-        Self { seen: std::sync::Mutex::new(lru::LruCache::new(size)) }
-    }
-
-    fn has(&self, peer: PeerId, workflow: Digest, kinds: &[horus_keys::RunnerKind]) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kinds.iter().all(|kind| seen.get(&(peer, workflow, kind.clone())).is_some())
-    }
-
-    fn note(&self, peer: PeerId, workflow: Digest, kinds: Vec<horus_keys::RunnerKind>) {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for kind in kinds {
-            seen.put((peer, workflow, kind), ());
-        }
-    }
 }

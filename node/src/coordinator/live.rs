@@ -1,6 +1,7 @@
 //! A workflow that this coordinator knows: what never changes about it, and where it is.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use horus_keys::{Digest, PeerId, Timestamp};
 use horus_runners::admission::SignedWorkflow;
@@ -23,6 +24,8 @@ pub(crate) struct Live {
     pub(crate) state: RwLock<State>,
     /// The state's sequence; readers wait for it to grow.
     pub(crate) revision: watch::Sender<u64>,
+    /// Whether its supervisors are being asked which of its steps run.
+    pub(crate) asking: AtomicBool,
     /// The driver's; closed for a workflow that has none.
     pub(crate) inbox: mpsc::UnboundedSender<Message>,
 }
@@ -67,7 +70,8 @@ impl Live {
         let plan = plan(signed.digest, &signed.definition, signed.submission.run_until)?;
         let (inbox, messages) = mpsc::unbounded_channel();
         let state = RwLock::new(State::new(&plan));
-        let live = Self { id: id.clone(), signed, created_at, plan, state, revision: watch::Sender::new(0), inbox };
+        let (revision, asking) = (watch::Sender::new(0), AtomicBool::new(false));
+        let live = Self { id: id.clone(), signed, created_at, plan, state, revision, asking, inbox };
         Some((live, messages))
     }
 

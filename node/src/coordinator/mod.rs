@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `start`, `config` | the role: from flags to a coordinator that serves |
 //! | `submit`, `show`, `steer`, `logs` | its methods |
+//! | `ask` | finding out, for those who look, which steps run |
 //! | `driver`, `live` | one task for each workflow that has not ended: events in, journal, commands out |
 //! | `watchman` | recovery, and taking over from coordinators that died |
 //! | `pool` | the supervisors, how they are, and which one gets a step |
@@ -15,6 +16,7 @@
 //! under the owner's epoch; so a coordinator that comes back, or another one, goes on from there.
 
 mod arrival;
+mod ask;
 mod batch;
 mod deliver;
 mod driver;
@@ -46,7 +48,6 @@ use horus_transport::{Caller, ErrorKind, RpcError};
 use lru::LruCache;
 
 use crate::role::{Announcer, Health, Shutdown};
-use deliver::KnownThere;
 use live::Live;
 use pool::Pool;
 use store::{Store, StoreError};
@@ -77,7 +78,6 @@ pub(crate) struct Shared {
     store: Store,
     vault: Vault,
     pool: Arc<Pool>,
-    known_there: KnownThere,
     health: Health,
     shutdown: Shutdown,
     /// How long an ended workflow is kept.

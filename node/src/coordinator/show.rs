@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::live::Live;
-use super::{Coordinator, Sight};
+use super::{Coordinator, Sight, ask};
 use crate::api::coordinator::{
     ListWorkflowsParams, MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_WAIT, StepDetail, StepView,
     WaitWorkflowParams, WorkflowPage, WorkflowStatusParams, WorkflowSummary, WorkflowView,
@@ -35,6 +35,7 @@ impl Coordinator {
     ) -> Result<WorkflowView, RpcError> {
         let sight = Sight::of(&caller, &self.shared.trust)?;
         let live = self.find(sight, &params.workflow_id).await?;
+        ask::looked_at(&self.shared, &live);
         self.view(&live, params.steps.unwrap_or_default()).await
     }
 
@@ -55,6 +56,10 @@ impl Coordinator {
             let enough = ended || params.after_revision.is_some_and(|after| now > after);
             if enough || Instant::now() >= until || self.shared.shutdown.is_draining() {
                 return self.view(&live, params.steps.unwrap_or_default()).await;
+            }
+            if params.after_revision.is_some() {
+                // Who waits for the end only does not look at what happens until then.
+                ask::looked_at(&self.shared, &live);
             }
             let look = if self.shared.driven(&live.id).is_some() { MAX_WORKFLOW_WAIT } else { LOOK };
             tokio::select! {

@@ -14,7 +14,6 @@ use horus_transport::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::deliver::KnownThere;
 use super::pool::Pool;
 use super::store::Store;
 use super::vault::Vault;
@@ -141,7 +140,6 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         vault: Vault::new(store.clone()),
         store,
         pool,
-        known_there: KnownThere::new(),
         health: common.health.clone(),
         shutdown: common.shutdown.clone(),
         retention: config.retention,

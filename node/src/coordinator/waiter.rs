@@ -211,6 +211,11 @@ impl Waiter {
 
     async fn deliver(&mut self, watches: Vec<Watch>, waited: WaitedJobs) -> Duration {
         let done = waited.done.len();
+        if let Some(peer) = self.supervisor.peer() {
+            for envelope in &waited.receipts {
+                self.pool.there.note_receipts(peer, envelope.digest());
+            }
+        }
         let (settled, left) = check(&self.verifier, watches, waited).await;
         self.gave_back(settled.len());
         // One message for each workflow, however many of its jobs have ended.

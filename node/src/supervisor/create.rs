@@ -62,10 +62,10 @@ impl Supervisor {
         receipts: Vec<EnvelopeText>,
     ) -> Result<CreatedJobs, RpcError> {
         self.gate.check()?;
-        if receipts.len() > limits::RECEIPT_BATCH {
+        if receipts.len() > limits::RECEIPT_REFS {
             return Err(RpcError::new(
                 ErrorKind::TooLarge,
-                format!("{} batches of receipts: at most {} go with a call", receipts.len(), limits::RECEIPT_BATCH),
+                format!("{} batches of receipts: at most {} go with a call", receipts.len(), limits::RECEIPT_REFS),
             ));
         }
         let workflow = workflow.map(EnvelopeText::read).transpose()?;

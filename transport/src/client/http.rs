@@ -69,10 +69,12 @@ impl HttpCarrier {
         let response = match post().await {
             // The connection closed while it idled in the pool, or the node went away: both look the
             // same. A second try is safe, see `Carrier`.
-            Err(e) if e.is_request() && !e.is_connect() && !e.is_timeout() => post().await,
-            other => other,
+            Err(e) if e.is_request() && !e.is_connect() && !e.is_timeout() => post().await.map_err(|e| self.failed(&e)),
+            // No connection came about, so that the node certainly has not got the request.
+            Err(e) if e.is_connect() => Err(self.failed(&e).with("sent", false)),
+            other => other.map_err(|e| self.failed(&e)),
         };
-        let response = response.map_err(|e| self.failed(&e))?;
+        let response = response?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
             return Ok(None);

@@ -18,7 +18,7 @@ pub struct CreateJobsParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<EnvelopeText>,
     /// Receipts (`application/vnd.horus.receipts+json`) that the jobs refer to by digest and that this supervisor may not
-    /// have, such as those of steps that ran elsewhere. At most 256.
+    /// have, such as those of steps that ran elsewhere. At most 10,001.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<EnvelopeText>,
 }
@@ -32,7 +32,7 @@ pub struct CreateJobParams {
     /// The signed workflow that the step refers to, when the supervisor does not know it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<EnvelopeText>,
-    /// Receipts that the job refers to by digest and that this supervisor may not have. At most 256.
+    /// Receipts that the job refers to by digest and that this supervisor may not have. At most 10,001.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<EnvelopeText>,
 }

@@ -2,6 +2,7 @@
 
 mod care;
 mod supervisor;
+mod there;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,8 @@ pub(crate) struct Pool {
     shutdown: Shutdown,
     changed: watch::Sender<u64>,
     turn: AtomicUsize,
+    /// What lies at which supervisor already.
+    pub(crate) there: there::There,
 }
 
 impl Pool {
@@ -48,6 +51,7 @@ impl Pool {
             shutdown,
             changed: watch::Sender::new(0),
             turn: AtomicUsize::new(0),
+            there: there::There::new(),
         })
     }
 
