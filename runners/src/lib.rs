@@ -13,4 +13,5 @@ pub mod osiris;
 pub mod queue;
 pub mod sal;
 pub mod script;
+mod tls;
 pub mod worker;

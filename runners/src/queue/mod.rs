@@ -105,6 +105,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Address`], [`QueueError::Unavailable`] if there is no server, [`QueueError::Unsupported`] if it is older than Redis 7.
     pub async fn connect(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
+        crate::tls::choose_provider();
         let connection = Connection::open(url, options.response_timeout).await?;
         let queue = Self {
             connection,

@@ -101,6 +101,7 @@ fn start() -> io::Result<()> {
 }
 
 fn build(init: &Init) -> Result<(Engine, usize), String> {
+    crate::tls::choose_provider();
     let mut engine = sal_engine(&init.script).map_err(|e| format!("the SAL modules cannot be registered: {e}"))?;
     let functions = match &init.script_lib {
         Some(dir) => load_library(&mut engine, dir).map_err(|e| e.to_string())?.len(),

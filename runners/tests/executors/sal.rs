@@ -108,7 +108,15 @@ async fn all_eight_sal_modules_are_there() {
         try { out.push(`${pg_ping()}`); } catch (e) { out.push(`${e}`); }
         try { out.push(type_of(kubernetes_manager_new("default"))); } catch (e) { out.push(`${e}`); }
         out"#;
-    let output = run(script).await.output();
+    // A cluster that speaks TLS, as they all do, and is not there.
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("kube.yaml");
+    let text = r#"{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}],
+        users: [{name: u, user: {token: x}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x}"#;
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    let job = job("sal", script, |spec| drop(spec.env.insert("KUBECONFIG".into(), config)));
+    let output = execute_for(&sal(), &job, LONG).await.output();
     let output = output.as_array().unwrap();
     assert_eq!(output[0], "one");
     assert_eq!(output[1], true);
@@ -116,6 +124,7 @@ async fn all_eight_sal_modules_are_there() {
     assert_eq!(output[4], false);
     assert_eq!(output.len(), 9);
     assert!(output.iter().all(|text| !text.to_string().contains("Function not found")), "{output:?}");
+    assert!(output[8].as_str().unwrap().contains("Failed to connect"), "{output:?}");
 }
 
 async fn print_and_programs_reach_the_log_in_order_as_it_happens() {
