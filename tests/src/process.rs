@@ -53,7 +53,6 @@ impl Outcome {
     ///
     /// # Panics
     /// It did not.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:?}");
         self

@@ -161,7 +161,7 @@ pub(super) fn runner(args: RunnerArgs) -> Result<ExitCode, Failure> {
             }
             RunnerKindArg::Sal => {
                 let sal = SalOptions { script_lib, ..SalOptions::default() };
-                runner_role::run(options, cores.max(2), |_| async move { Ok(SalExecutor::new(sal)) }).await
+                runner_role::run(options, cores.max(4), |_| async move { Ok(SalExecutor::new(sal)) }).await
             }
             RunnerKindArg::Osiris => {
                 let concurrency = options.concurrency.unwrap_or(4);

@@ -112,7 +112,9 @@ fn one_heavy_dependency_lives_in_one_room() {
                     !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
                 })
             });
-            if uses && !homes.iter().any(|h| name.starts_with(h)) {
+            // Tests look at Redis from outside.
+            let test = name.contains("/tests/") || name.ends_with("tests.rs");
+            if uses && !test && !homes.iter().any(|h| name.starts_with(h)) {
                 problems.push(format!("{name} uses {import}, which lives in {homes:?}"));
             }
         }
@@ -139,7 +141,7 @@ fn coordinator_and_supervisor_never_meet() {
 fn transport_knows_no_job() {
     let mut problems = Vec::new();
     for (name, text) in files_of("transport/src") {
-        if text.contains("JobSpec") || text.contains("job_id") {
+        if text.contains("JobSpec") || text.contains("horus_runners") {
             problems.push(format!("{name} speaks of jobs"));
         }
     }
@@ -162,7 +164,7 @@ fn files_stay_short_and_nothing_is_left_open() {
                     problems.push(format!("{name} holds {mark}"));
                 }
             }
-            if text.contains("#[ignore") {
+            if text.contains(&["#[", "ignore"].concat()) {
                 problems.push(format!("{name} has an ignored test"));
             }
         }

@@ -13,6 +13,14 @@ fn count_processes(mark: &str) -> usize {
         .count()
 }
 
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within five seconds: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn well(house: &House) {
     let after = house.run(&["job", "run", "--runner", "sal", "--payload", "40 + 2", "--json"]).ok().json();
     assert_eq!(after["output"], 42);
@@ -38,17 +46,17 @@ fn a_loop_without_end_ends_at_its_timeout() {
 fn children_of_a_script_are_gone_with_it() {
     let house = House::start();
     let mark = format!("{}.25", 4000 + std::process::id() % 5000);
+    // A script of several lines is run by a shell: children in the background, in sessions of their own, and orphans.
     let script = format!(
-        "run(\"sh -c 'sleep {mark} & setsid sleep {mark} & (setsid sh -c \\\"sleep {mark} & sleep {mark}\\\" &) ; sleep {mark}'\").execute()"
+        "run(\"sleep {mark} &\\nsetsid sleep {mark} &\\n(setsid sh -c 'sleep {mark} & sleep {mark}' &)\\nsleep {mark}\").execute()"
     );
-    let run = house.run(&["job", "run", "--runner", "sal", "--payload", &script, "--timeout", "2s", "--json"]);
-    assert_eq!(run.json()["status"], "timed_out", "{run:?}");
-    let deadline = Instant::now() + Duration::from_secs(3);
     let pattern = format!("sleep\0{mark}");
-    while count_processes(&pattern) > 0 {
-        assert!(Instant::now() < deadline, "{} children are left", count_processes(&pattern));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let submit = ["job", "submit", "--runner", "sal", "--payload", &script, "--id", "forks", "--timeout", "3s"];
+    house.run(&submit).ok();
+    wait_for("its children are there", || count_processes(&pattern) >= 5);
+    let run = house.run(&["job", "result", "sal-forks", "--wait", "--json"]);
+    assert_eq!(run.json()["status"], "timed_out", "{run:?}");
+    wait_for("its children are gone", || count_processes(&pattern) == 0);
     well(&house);
 }
 
