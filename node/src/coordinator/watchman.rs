@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use horus_keys::Timestamp;
 use horus_runners::job::WorkflowId;
 use tokio::sync::mpsc;
 
@@ -28,7 +29,7 @@ const OWNERS_FOR: Duration = Duration::from_secs(20);
 /// How often lists are cleaned of what has expired.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
 /// Ids that are cleaned at a time.
-const CLEAN_AT_ONCE: isize = 200;
+const CLEAN_AT_ONCE: usize = 200;
 /// For how long an id without a workflow, or an own workflow without a driver, may still be one that is being submitted.
 const BEING_SUBMITTED: Duration = Duration::from_secs(30);
 
@@ -190,13 +191,21 @@ impl Watchman {
     /// Takes ids whose workflows have expired out of the lists.
     async fn clean(&self) -> Result<(), StoreError> {
         let store = &self.shared.store;
-        let mut gone = Vec::new();
-        for id in store.oldest(CLEAN_AT_ONCE).await? {
-            if store.meta(&id).await?.is_none() {
-                gone.push(id);
+        let before = Timestamp::now().saturating_sub(BEING_SUBMITTED);
+        loop {
+            let oldest = store.oldest(CLEAN_AT_ONCE).await?;
+            let mut gone = Vec::new();
+            for id in &oldest {
+                if store.meta(id).await?.is_none() {
+                    gone.push(id.clone());
+                }
+            }
+            store.list_out(None, &gone).await?;
+            if gone.len() < CLEAN_AT_ONCE {
+                break;
             }
         }
-        store.list_out(None, &gone).await
+        store.trim_lists(before).await
     }
 }
 

@@ -8,12 +8,14 @@
 //! | `policy`, `selector` | what a step says about trouble, and about supervisors |
 //! | `status` | the states of steps and workflows, and the one table of legal changes |
 //! | `event`, `state`, `engine` | (state, event) -> (state, commands) |
+//! | `resume` | the commands that a state calls for after a restart |
 
 mod dag;
 mod engine;
 mod event;
 mod plan;
 mod policy;
+mod resume;
 mod selector;
 #[cfg(test)]
 mod simulation;
@@ -21,10 +23,11 @@ mod state;
 mod status;
 mod validate;
 
-pub use engine::{GRACE, apply, resume, still_wanted};
+pub use engine::{GRACE, apply};
 pub use event::{Command, Event, Outcome, ReceiptPlace, Record, StepAttempt, StepIndex, Timer};
 pub use plan::{Deadline, Plan, PlannedStep};
 pub use policy::{Policy, UNKNOWN_ATTEMPTS, Unknown};
+pub use resume::{resume, still_wanted};
 pub use selector::Selector;
 pub use state::{Dispatch, Snapshot, SnapshotError, State, StepState, Stop};
 pub use status::{StepStatus, WorkflowStatus};

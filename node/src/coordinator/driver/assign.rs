@@ -80,8 +80,7 @@ impl Driver {
             }
             group.steps.extend(refused);
             if !group.steps.is_empty() {
-                // Has those looked at who could take them.
-                let _ = self.shared.pool.why_not(&group.kind, group.selector.as_ref());
+                self.shared.pool.look_for(&group.kind, group.selector.as_ref());
             }
         }
         self.waiting.groups.retain(|group| !group.steps.is_empty());

@@ -157,26 +157,27 @@ impl Pool {
             .any(|known| known.could_take(kind, selector) && known.peer().is_some_and(|peer| !not.contains(&peer)))
     }
 
-    /// Why a step of that kind goes nowhere, and has everybody looked at who could change that.
+    /// Has the supervisors looked at when none of them is known to serve a step of that kind.
+    pub(crate) fn look_for(&self, kind: &RunnerKind, selector: Option<&Selector>) {
+        let all = self.supervisors.read().unwrap_or_else(PoisonError::into_inner);
+        if !all.iter().any(|known| known.could_take(kind, selector)) {
+            all.iter().for_each(|known| known.look.notify_one());
+        }
+    }
+
+    /// What a step of that kind waits for, in words.
     pub(crate) fn why_not(&self, kind: &RunnerKind, selector: Option<&Selector>) -> String {
         let all = self.all();
         if all.is_empty() {
             return "a supervisor: start the coordinator with --supervisor ADDRESS".to_owned();
         }
-        let fit: Vec<&Arc<Supervisor>> = all.iter().filter(|known| known.could_take(kind, selector)).collect();
-        if fit.is_empty() {
-            for known in &all {
-                known.look.notify_one();
-            }
-            return match selector {
-                Some(selector) => format!("a supervisor that matches `{selector}` and has a runner of kind `{kind}`"),
-                None => format!("a supervisor with a runner of kind `{kind}`: start one with `horus runner {kind}`"),
-            };
+        let fit: Vec<&str> =
+            all.iter().filter(|known| known.could_take(kind, selector)).map(|known| known.address.as_str()).collect();
+        match selector {
+            _ if !fit.is_empty() => format!("room or a sign of life at {}", fit.join(", ")),
+            Some(selector) => format!("a supervisor that matches `{selector}` and has a runner of kind `{kind}`"),
+            None => format!("a supervisor with a runner of kind `{kind}`: start one with `horus runner {kind}`"),
         }
-        format!(
-            "room or a sign of life at {}",
-            fit.iter().map(|known| known.address.as_str()).collect::<Vec<_>>().join(", ")
-        )
     }
 
     /// The runner kinds that can be asked for: those that every Horus has, and those that were seen.

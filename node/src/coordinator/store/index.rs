@@ -11,6 +11,7 @@ use super::{Store, StoreError};
 const ALL: &str = "horus:workflows";
 const ACTIVE: &str = "horus:workflows:active";
 const REQUESTS: &str = "horus:workflows:requests";
+const SUBMITTERS: &str = "horus:workflows:submitters";
 const COORDINATORS: &str = "horus:coordinators";
 
 fn of(peer: &PeerId) -> String {
@@ -41,6 +42,7 @@ impl Store {
     /// Puts a workflow into the lists. Doing it again changes nothing.
     pub(crate) async fn list_in(&self, id: &WorkflowId, by: &PeerId, at: Timestamp) -> Result<(), StoreError> {
         let mut link = self.link.clone();
+        let () = link.sadd(SUBMITTERS, by.to_string()).await?;
         let () = link.zadd(ALL, id.as_str(), at.as_millis()).await?;
         let () = link.zadd(of(by), id.as_str(), at.as_millis()).await?;
         Ok(())
@@ -95,9 +97,27 @@ impl Store {
     }
 
     /// The oldest ids of the list of all.
-    pub(crate) async fn oldest(&self, count: isize) -> Result<Vec<WorkflowId>, StoreError> {
-        let ids: Vec<String> = self.link.clone().zrange(ALL, 0, count - 1).await?;
+    pub(crate) async fn oldest(&self, count: usize) -> Result<Vec<WorkflowId>, StoreError> {
+        let last = isize::try_from(count).unwrap_or(isize::MAX) - 1;
+        let ids: Vec<String> = self.link.clone().zrange(ALL, 0, last).await?;
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Takes out of every submitter's list what is older than the oldest workflow in the list of all, and than that time: what
+    /// is being listed now stands in one list before the other.
+    pub(crate) async fn trim_lists(&self, before: Timestamp) -> Result<(), StoreError> {
+        let mut link = self.link.clone();
+        let oldest: Vec<(String, i64)> = link.zrange_withscores(ALL, 0, 0).await?;
+        let before = oldest.first().map_or(before.as_millis(), |(_, at)| before.as_millis().min(*at));
+        let before = format!("({before}");
+        let submitters: Vec<String> = link.smembers(SUBMITTERS).await?;
+        for peer in submitters.iter().filter_map(|peer| peer.parse::<PeerId>().ok()) {
+            let () = link.zrembyscore(of(&peer), "-inf", &before).await?;
+            if !link.exists::<_, bool>(of(&peer)).await? {
+                let () = link.srem(SUBMITTERS, peer.to_string()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks the owner of a workflow, another coordinator, to cancel it.

@@ -8,6 +8,7 @@
 //! | `horus:wf:{ID}:snapshot` | the state that they follow |
 //! | `horus:wf:{ID}:outputs`, `:receipts` | hashes by digest: each is stored once |
 //! | `horus:workflows`, `horus:workflows:of:PEER` | ids by creation time, of all and of one submitter |
+//! | `horus:workflows:submitters` | set of those who have a list |
 //! | `horus:workflows:active` | set of ids that have not ended |
 //! | `horus:workflows:requests` | hash id -> PeerId: cancellations that the owner has not seen |
 //! | `horus:coordinators` | hash: a counter for every running coordinator, which grows while it lives |

@@ -84,3 +84,21 @@ async fn a_list_is_paged_without_loss_even_within_one_millisecond() {
         assert_eq!(all, expected, "pages of {size}");
     }
 }
+
+#[tokio::test]
+async fn lists_forget_what_has_expired() {
+    let redis = TestRedis::start();
+    let store = Store::connect(&redis.url()).await.unwrap();
+    let peer = key(1).peer_id();
+    let ids: Vec<WorkflowId> = (0..6).map(|n| format!("w{n}").parse().unwrap()).collect();
+    for (n, id) in (0..).zip(&ids) {
+        store.list_in(id, &peer, Timestamp::from_millis(1000 + n)).await.unwrap();
+    }
+    store.list_out(None, &ids[..2]).await.unwrap();
+    store.trim_lists(Timestamp::from_millis(1001)).await.unwrap();
+    assert_eq!(store.listed(Some(&peer), None, 10).await.unwrap().len(), 5, "what is young stays");
+    store.trim_lists(Timestamp::now()).await.unwrap();
+    let left = store.listed(Some(&peer), None, 10).await.unwrap();
+    assert_eq!(left, store.listed(None, None, 10).await.unwrap());
+    assert_eq!(left.len(), 4);
+}

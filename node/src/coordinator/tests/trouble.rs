@@ -36,6 +36,39 @@ async fn another_coordinator_takes_over_and_the_first_writes_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_dies_without_a_word_is_replaced_within_ten_seconds() {
+    let world = Arc::new(World::new(1).await);
+    // Dropping its runtime leaves everything as kill -9 does.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let of = Arc::clone(&world);
+    let first = runtime.spawn(async move { of.start_as(10).await }).await.unwrap();
+    let text = workflow(&["a noop slow 2000", "b noop echo <- a"]);
+    world.submit(&first, "dies", &text).await;
+    world.until(&first, "dies", |view| status_of(view, "a") == StepStatus::Dispatched).await;
+    let second = world.start_as(11).await;
+    runtime.shutdown_background();
+    let died = std::time::Instant::now();
+    let view = world.until(&second, "dies", |view| view.status.is_final()).await;
+    assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
+    assert!(died.elapsed() < Duration::from_secs(11), "{:?}", died.elapsed());
+    assert!(world.supervisors[0].fake.begun.lock().unwrap().values().all(|n| *n == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_coordinator_shows_and_cancels_a_workflow_that_another_drives() {
+    let world = World::new(1).await;
+    let (first, second) = (world.start_as(10).await, world.start_as(11).await);
+    world.submit(&first, "shared", &workflow(&["a noop hold"])).await;
+    world.until(&second, "shared", |view| status_of(view, "a") == StepStatus::Dispatched).await;
+    let params = crate::api::coordinator::WorkflowIdParams { workflow_id: "shared".parse().unwrap() };
+    let client = world.client(&second, &world.user);
+    client.call::<crate::api::coordinator::CancelWorkflow>(&params).await.unwrap();
+    let view = world.end(&second, "shared").await;
+    assert_eq!(view.status, WorkflowStatus::Cancelled);
+    assert_eq!(world.end(&first, "shared").await.revision, view.revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_does_not_run_a_step_twice() {
     let world = World::new(1).await;
     let node = world.start().await;
