@@ -92,6 +92,16 @@ impl Address {
         self
     }
 
+    /// The same address with that topic, if it names a host of the overlay and no topic: the role that
+    /// is meant.
+    #[must_use]
+    pub fn with_default_topic(mut self, default: &str) -> Self {
+        if let Self::Mycelium { topic, .. } = &mut self {
+            topic.get_or_insert_with(|| default.to_owned());
+        }
+        self
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_ADDRESS {
             return Err(format!("longer than {MAX_ADDRESS} bytes"));

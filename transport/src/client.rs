@@ -22,6 +22,7 @@ use crate::method::{Method, NoParams};
 use crate::node_info::{GetNodeInfo, VerifiedNode};
 
 pub use call::Call;
+pub(crate) use http::HttpCarrier;
 pub use options::ClientOptions;
 
 /// Calls one node, or for a topic any node that serves it. Cheap to clone; clones share connections.

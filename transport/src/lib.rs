@@ -9,6 +9,7 @@
 //! - [`RpcServer`] carries requests over HTTP, with or without TLS.
 //! - With the feature `simulator`, a mesh of simulated mycelium daemons stands in for the real ones.
 //! - A [`Carrier`] takes a client's requests to a node; HTTP is one.
+//! - A [`Mesh`] serves and calls over Mycelium: by messages, or by HTTP where there is a path for it.
 //!
 //! The crate knows no job and no workflow.
 
@@ -22,6 +23,7 @@ mod dispatch;
 mod error;
 mod exchange;
 mod jsonrpc;
+mod mesh;
 mod method;
 mod node_info;
 mod nonce;
@@ -43,6 +45,10 @@ pub use client::{Call, ClientOptions, RpcClient, decode};
 pub use dispatch::Dispatcher;
 pub use error::{ErrorKind, RpcError};
 pub use exchange::{Inbound, Limits, Reply};
+pub use mesh::{
+    DaemonStatus, KnownNode, LinkStatus, Mesh, MeshOptions, MeshStatus, NodeStatus, PathKind, PathStatus, ServiceState,
+    Subnet, SubnetError, TopicStatus, TransportMode,
+};
 pub use method::{Access, Caller, Example, Method, NoParams};
 pub use node_info::{GetNodeInfo, NodeInfo, VerifiedNode};
 pub use nonce::{MemoryNonces, NonceStore};

@@ -25,6 +25,9 @@ pub enum Origin {
     Network(IpAddr),
     /// From a host of the overlay, by message.
     Mesh(MeshPublicKey),
+    /// From some host of the overlay: the daemon hands messages over without saying from whom. All
+    /// strangers there share one allowance, and none is shut out for the failures of another.
+    Overlay,
 }
 
 /// The rates that one origin is held to. An origin is an IPv4 address, a /64 of IPv6 (which is also
@@ -64,6 +67,7 @@ enum Key {
     V4([u8; 4]),
     V6([u8; 8]),
     Mesh(MeshPublicKey),
+    Overlay,
     Others,
 }
 
@@ -98,6 +102,7 @@ impl Rates {
         match origin {
             Origin::Local => None,
             Origin::Mesh(key) => Some(Key::Mesh(key)),
+            Origin::Overlay => Some(Key::Overlay),
             Origin::Network(ip) => {
                 let ip = ip.to_canonical();
                 if ip.is_loopback() && !self.limit_loopback {
@@ -136,7 +141,7 @@ impl Rates {
 
     /// Counts a failed authentication.
     pub(crate) fn failed(&self, origin: Origin) {
-        let Some(key) = self.key(origin) else { return };
+        let Some(key) = self.key(origin).filter(|key| *key != Key::Overlay) else { return };
         if let Err(wait) = self.take(&self.failures, key) {
             let until = Instant::now() + wait.max(Duration::from_secs(1));
             self.blocked.lock().unwrap_or_else(PoisonError::into_inner).put(key, until);

@@ -19,14 +19,14 @@ const IDLE: Duration = Duration::from_secs(20);
 const EXCERPT: usize = 120;
 
 /// Keep-alive HTTP/1.1 to one address.
-pub(super) struct HttpCarrier {
+pub(crate) struct HttpCarrier {
     client: Client,
     url: Url,
     response_bytes: usize,
 }
 
 impl HttpCarrier {
-    pub(super) fn new(url: &Url, options: &ClientOptions) -> Result<Self, RpcError> {
+    pub(crate) fn new(url: &Url, options: &ClientOptions) -> Result<Self, RpcError> {
         let mut builder = Client::builder()
             .connect_timeout(options.connect_timeout)
             .pool_idle_timeout(IDLE)

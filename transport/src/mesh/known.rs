@@ -1,0 +1,158 @@
+//! The nodes of the mesh that announced themselves.
+
+use std::net::Ipv6Addr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use horus_keys::{DocumentError, Envelope, NodeAnnouncement, PeerId, Timestamp, Trust};
+use lru::LruCache;
+
+/// Nodes that are remembered; the one that was not used for the longest time goes first.
+const MAX_NODES: usize = 4096;
+
+/// A node whose announcement was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownNode {
+    /// The key that signed the announcement.
+    pub peer_id: PeerId,
+    /// What it says.
+    pub announcement: NodeAnnouncement,
+}
+
+impl KnownNode {
+    /// The overlay address of its host, if it says which daemon it lives at.
+    #[must_use]
+    pub fn overlay_address(&self) -> Option<Ipv6Addr> {
+        self.announcement.mesh_public_key.map(|key| key.overlay_address())
+    }
+
+    fn serves(&self, topic: &str) -> bool {
+        self.announcement.topics.iter().any(|served| served == topic)
+    }
+}
+
+/// A bounded cache of announcements.
+pub(super) struct Known {
+    nodes: Mutex<LruCache<PeerId, Arc<KnownNode>>>,
+    trust: Trust,
+    version: AtomicU64,
+}
+
+impl Known {
+    pub(super) fn new(trust: Trust) -> Self {
+        let nodes = NonZeroUsize::new(MAX_NODES).expect("the number of nodes is not zero");
+        Self { nodes: Mutex::new(LruCache::new(nodes)), trust, version: AtomicU64::new(1) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<PeerId, Arc<KnownNode>>> {
+        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Checks and remembers an announcement, unless a later one of the same node is known.
+    pub(super) fn learn(&self, envelope: &Envelope, now: Timestamp) -> Result<PeerId, DocumentError> {
+        let (peer_id, announcement) = NodeAnnouncement::check(envelope, now)?;
+        let mut nodes = self.lock();
+        let known = nodes.get(&peer_id).map(|node| &node.announcement);
+        if known.is_none_or(|known| known.expires_at <= announcement.expires_at && *known != announcement) {
+            nodes.put(peer_id, Arc::new(KnownNode { peer_id, announcement }));
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(peer_id)
+    }
+
+    /// Forgets a node.
+    pub(super) fn forget(&self, peer: PeerId) {
+        if self.lock().pop(&peer).is_some() {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes when something was learnt.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// The node with that key, if it announced itself.
+    pub(super) fn node(&self, peer: PeerId, now: Timestamp) -> Option<Arc<KnownNode>> {
+        self.lock().get(&peer).filter(|node| node.announcement.expires_at > now).cloned()
+    }
+
+    /// All nodes whose announcements have not expired, and that the policy or a certificate knows.
+    pub(super) fn trusted(&self, now: Timestamp) -> Vec<Arc<KnownNode>> {
+        let mut nodes: Vec<_> = self.lock().iter().map(|(_, node)| Arc::clone(node)).collect();
+        nodes.retain(|node| node.announcement.expires_at > now && self.trust.known(node.peer_id, now));
+        nodes.sort_by_key(|node| node.peer_id);
+        nodes
+    }
+
+    /// The trusted nodes that serve the topic in a role that they hold.
+    pub(super) fn serving(&self, topic: &str, now: Timestamp) -> Vec<Arc<KnownNode>> {
+        let mut nodes = self.trusted(now);
+        nodes.retain(|node| {
+            let roles = &node.announcement.roles;
+            node.serves(topic) && roles.iter().any(|role| self.trust.allows(node.peer_id, *role, now))
+        });
+        nodes
+    }
+
+    /// The trusted nodes of that host which serve the topic.
+    pub(super) fn at(&self, ip: Ipv6Addr, topic: &str, now: Timestamp) -> Vec<Arc<KnownNode>> {
+        let mut nodes = self.trusted(now);
+        nodes.retain(|node| node.overlay_address() == Some(ip) && node.serves(topic));
+        nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use horus_keys::{Identity, Role, TrustPolicy, TrustedKey};
+    use std::time::Duration;
+
+    fn announcement(identity: &Identity, topics: &[&str], expires_at: Timestamp) -> NodeAnnouncement {
+        NodeAnnouncement {
+            roles: vec![Role::Supervisor],
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            runners: Vec::new(),
+            addresses: Vec::new(),
+            mesh_public_key: Some(identity.peer_id().mesh_public_key()),
+            sealing_public_key: None,
+            expires_at,
+        }
+    }
+
+    #[test]
+    fn only_trusted_live_nodes_serve_a_topic() {
+        let now = Timestamp::now();
+        let later = now + Duration::from_secs(60);
+        let [friend, stranger, wrong] = [(); 3].map(|()| Identity::generate());
+        let trusted = |identity: &Identity, role| TrustedKey {
+            id: identity.peer_id(),
+            name: None,
+            roles: vec![role],
+            runners: Vec::new(),
+        };
+        let policy = TrustPolicy {
+            keys: vec![trusted(&friend, Role::Supervisor), trusted(&wrong, Role::Submitter)],
+            ..TrustPolicy::default()
+        };
+        let known = Known::new(Trust::new(policy));
+        for identity in [&friend, &stranger, &wrong] {
+            known.learn(&announcement(identity, &["horus.supervisor"], later).sign(identity), now).unwrap();
+        }
+        let peers = |topic, at| known.serving(topic, at).iter().map(|node| node.peer_id).collect::<Vec<_>>();
+        assert_eq!(peers("horus.supervisor", now), [friend.peer_id()]);
+        assert!(peers("horus.coordinator", now).is_empty());
+        assert!(peers("horus.supervisor", later).is_empty(), "expired");
+        assert_eq!(known.at(friend.peer_id().overlay_address(), "horus.supervisor", now).len(), 1);
+        let old = announcement(&friend, &[], now + Duration::from_secs(1)).sign(&friend);
+        let version = known.version();
+        known.learn(&old, now).unwrap();
+        assert_eq!(peers("horus.supervisor", now), [friend.peer_id()], "an older announcement changes nothing");
+        assert_eq!(known.version(), version);
+        assert!(known.learn(&old, later).is_err(), "expired");
+        known.forget(friend.peer_id());
+        assert!(known.node(friend.peer_id(), now).is_none());
+    }
+}

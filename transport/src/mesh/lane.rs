@@ -1,0 +1,241 @@
+//! Which calls travel together, and when: a message costs the daemon the same whatever it holds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::frame::{HEAD_OVERHEAD, MAX_ENTRIES, MAX_MESSAGE};
+use super::peer::{Core, Entry};
+use crate::error::{ErrorKind, RpcError};
+
+/// Messages of the normal lane in flight.
+const MAX_FLYING: usize = 4;
+/// Messages of long polls in flight.
+const MAX_LONG: usize = 64;
+/// Messages a second, sustained, while others are in flight; the daemon cannot take more for long.
+const RATE: f64 = 25.0;
+/// Messages that may follow one another at once while others are in flight.
+const BURST: f64 = 4.0;
+/// Messages beyond that, if none is in flight: a caller that waits for each reply hurts nobody at
+/// first.
+const DEBT: f64 = 200.0;
+/// How soon another message may follow one that is in flight.
+const SPACING: Duration = Duration::from_millis(4);
+/// How long a long poll waits for others to travel with it.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Calls that are answered as soon as may be.
+    Normal,
+    /// Calls that wait for something to happen, and those of the normal lane that turn out slow.
+    Long,
+}
+
+/// How many messages may be sent.
+struct Pace {
+    tokens: f64,
+    refilled: Instant,
+    last: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { tokens: BURST, refilled: now, last: now - SPACING }
+    }
+
+    /// When a message may be sent, given how many are in flight; `None` not before one has come back.
+    fn ready(&mut self, now: Instant, flying: usize) -> Option<Instant> {
+        self.tokens = (self.tokens + RATE * (now - self.refilled).as_secs_f64()).min(BURST);
+        self.refilled = now;
+        if flying >= MAX_FLYING {
+            return None;
+        }
+        let floor = if flying == 0 { -DEBT } else { 1.0 };
+        let missing = (floor - self.tokens).max(0.0);
+        let paid = now + Duration::from_secs_f64(missing / RATE);
+        Some(if flying == 0 { paid } else { paid.max(self.last + SPACING) })
+    }
+
+    fn sent(&mut self, now: Instant) {
+        self.tokens -= 1.0;
+        self.last = now;
+    }
+}
+
+/// Sends what comes in through `inbox` until that is closed. Calls of the normal lane that turn out to
+/// be slow go on in the lane `slow`.
+pub(super) async fn run(
+    core: Arc<Core>,
+    lane: Lane,
+    mut inbox: mpsc::Receiver<Entry>,
+    slow: Option<mpsc::Sender<Entry>>,
+) {
+    let mut queue: VecDeque<Entry> = VecDeque::new();
+    let mut flying: JoinSet<Vec<Entry>> = JoinSet::new();
+    let mut pace = Pace::new();
+    let mut since = Instant::now();
+    let mut is_open = true;
+    while is_open || !queue.is_empty() || !flying.is_empty() {
+        let now = Instant::now();
+        let ready = if queue.is_empty() {
+            None
+        } else {
+            match lane {
+                Lane::Normal => pace.ready(now, flying.len()),
+                Lane::Long => (flying.len() < MAX_LONG).then_some(since + LINGER),
+            }
+        };
+        if ready.is_some_and(|at| at <= now) {
+            if flying.is_empty() && lane == Lane::Normal {
+                gather(&mut inbox, &mut queue).await;
+            }
+            if let Some(batch) = take_batch(&mut queue) {
+                pace.sent(now);
+                let alone = flying.is_empty() && queue.is_empty();
+                flying.spawn(Arc::clone(&core).exchange(batch, lane, alone));
+            }
+            continue;
+        }
+        tokio::select! {
+            entry = inbox.recv(), if is_open => match entry {
+                Some(entry) => {
+                    if queue.is_empty() {
+                        since = Instant::now();
+                    }
+                    queue.push_back(entry);
+                    drain(&mut inbox, &mut queue);
+                }
+                None => is_open = false,
+            },
+            Some(back) = flying.join_next(), if !flying.is_empty() => {
+                let Ok(back) = back else { continue };
+                match &slow {
+                    Some(slow) => back.into_iter().for_each(|entry| pass_on(slow, entry)),
+                    None => {
+                        since = if queue.is_empty() { Instant::now() - LINGER } else { since };
+                        queue.extend(back);
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(ready.unwrap_or(now)), if ready.is_some() => {}
+        }
+    }
+}
+
+/// Lets callers that are just about to call come along.
+async fn gather(inbox: &mut mpsc::Receiver<Entry>, queue: &mut VecDeque<Entry>) {
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+        drain(inbox, queue);
+    }
+}
+
+fn drain(inbox: &mut mpsc::Receiver<Entry>, queue: &mut VecDeque<Entry>) {
+    while let Ok(entry) = inbox.try_recv() {
+        queue.push_back(entry);
+    }
+}
+
+fn pass_on(slow: &mpsc::Sender<Entry>, entry: Entry) {
+    if let Err(mpsc::error::TrySendError::Full(entry) | mpsc::error::TrySendError::Closed(entry)) =
+        slow.try_send(entry)
+    {
+        let error = RpcError::new(ErrorKind::RateLimited, "too many calls wait for this node: call it less at once");
+        let _ = entry.reply.send(Err(error));
+    }
+}
+
+/// Takes as many calls from the front as fit into one message; calls that nobody waits for any more
+/// are dropped.
+fn take_batch(queue: &mut VecDeque<Entry>) -> Option<Vec<Entry>> {
+    let now = Instant::now();
+    let mut batch = Vec::new();
+    let mut size = HEAD_OVERHEAD;
+    while let Some(entry) = queue.front() {
+        if !entry.is_wanted(now) {
+            queue.pop_front();
+            continue;
+        }
+        size += entry.size();
+        if batch.len() == MAX_ENTRIES || (size > MAX_MESSAGE && !batch.is_empty()) {
+            break;
+        }
+        batch.extend(queue.pop_front());
+    }
+    (!batch.is_empty()).then_some(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use tokio::sync::oneshot;
+
+    fn entry(n: u64, len: usize) -> (Entry, oneshot::Receiver<super::super::peer::Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let body = Bytes::from(vec![b' '; len]);
+        (Entry { n, body, authorization: None, deadline, sent: false, reply }, outcome)
+    }
+
+    #[tokio::test]
+    async fn batches_keep_their_bounds_and_the_order() {
+        let mut keep = Vec::new();
+        let mut queue = VecDeque::new();
+        for n in 0..600 {
+            let (entry, outcome) = entry(n, 10);
+            queue.push_back(entry);
+            keep.push(outcome);
+        }
+        keep.remove(3);
+        let batch = take_batch(&mut queue).unwrap();
+        assert_eq!(batch.len(), MAX_ENTRIES);
+        assert_eq!(batch.iter().map(|e| e.n).take(4).collect::<Vec<_>>(), [0, 1, 2, 4], "nobody waits for 3");
+        assert_eq!(take_batch(&mut queue).unwrap().len(), MAX_ENTRIES);
+        assert_eq!(take_batch(&mut queue).unwrap().len(), 599 - 2 * MAX_ENTRIES);
+        assert!(take_batch(&mut queue).is_none());
+        for n in 0..3 {
+            let (entry, outcome) = entry(n, MAX_MESSAGE / 3);
+            queue.push_back(entry);
+            keep.push(outcome);
+        }
+        assert_eq!(take_batch(&mut queue).unwrap().len(), 2);
+        assert_eq!(take_batch(&mut queue).unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_few_while_others_are_in_flight() {
+        let mut pace = Pace::new();
+        let begin = Instant::now();
+        let mut count = 0;
+        while begin.elapsed() < Duration::from_secs(10) {
+            let at = pace.ready(Instant::now(), 2).unwrap();
+            tokio::time::sleep_until(at).await;
+            pace.sent(Instant::now());
+            count += 1;
+        }
+        assert!((240..=260).contains(&count), "{count}");
+        assert!(pace.ready(Instant::now(), MAX_FLYING).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_each_reply_is_not_held_up_at_first() {
+        let mut pace = Pace::new();
+        for _ in 0..200 {
+            assert_eq!(pace.ready(Instant::now(), 0), Some(Instant::now()));
+            pace.sent(Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..(BURST + RATE) as usize {
+            pace.sent(Instant::now());
+        }
+        assert!(pace.ready(Instant::now(), 0).unwrap() > Instant::now());
+    }
+}

@@ -1,0 +1,313 @@
+//! The choice of a path to one node, call by call.
+
+use std::net::Ipv6Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use horus_keys::{MeshPublicKey, PeerId, Timestamp};
+use reqwest::Url;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::path::{self, Path, PathKind, TransportMode};
+use super::peer::Outcome;
+use crate::address::Address;
+use crate::carrier::Outbound;
+use crate::error::{ErrorKind, RpcError};
+
+/// How long a call waits for a path to be tried when there is another one.
+const TRY: Duration = Duration::from_millis(400);
+/// Paths that failed are tried again in the background while the node was called so lately.
+const IN_USE: Duration = Duration::from_secs(300);
+/// HTTP addresses of one node that are tried.
+const MAX_HTTP: usize = 8;
+
+/// A node as an address names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    pub(super) ip: Ipv6Addr,
+    /// The key of the daemon there, if the address or an announcement tells.
+    pub(super) key: Option<MeshPublicKey>,
+    pub(super) topic: String,
+    pub(super) pin: Option<PeerId>,
+}
+
+/// The paths to one node.
+pub(super) struct Route {
+    pub(super) target: Target,
+    shared: Arc<Shared>,
+    paths: Mutex<Paths>,
+    /// Whether a task tries the paths that failed.
+    is_tended: AtomicBool,
+    /// Calls that are under way.
+    pub(super) outstanding: AtomicUsize,
+}
+
+struct Paths {
+    all: Vec<Arc<Path>>,
+    /// Which announcements and which daemon they were made from.
+    made_from: (u64, u64),
+    used: Instant,
+}
+
+impl Route {
+    pub(super) fn new(shared: Arc<Shared>, target: Target) -> Self {
+        let paths = Mutex::new(Paths { all: Vec::new(), made_from: (0, 0), used: Instant::now() });
+        Self { target, shared, paths, is_tended: AtomicBool::new(false), outstanding: AtomicUsize::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Paths> {
+        self.paths.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The paths in the order of preference, as of what is known now.
+    pub(super) fn paths(&self) -> Vec<Arc<Path>> {
+        let made_from = (self.shared.known.version(), self.shared.watcher.state().generation);
+        let mut paths = self.lock();
+        paths.used = Instant::now();
+        if paths.made_from != made_from || paths.all.is_empty() {
+            paths.all = self.make(&paths.all);
+            paths.made_from = made_from;
+        }
+        paths.all.clone()
+    }
+
+    /// The paths as they were last made.
+    pub(super) fn current_paths(&self) -> Vec<Arc<Path>> {
+        self.lock().all.clone()
+    }
+
+    /// Whether no path is known to fail, or another one works.
+    pub(super) fn seems_well(&self) -> bool {
+        let paths = self.current_paths();
+        paths.is_empty() || paths.iter().any(|path| path.is_usable())
+    }
+
+    /// How long a call takes on the path in use, if that is known.
+    pub(super) fn latency(&self) -> Option<Duration> {
+        self.current_paths().iter().find(|path| path.is_usable()).and_then(|path| path.health().latency)
+    }
+
+    /// Makes the paths anew, but keeps those that stay.
+    fn make(&self, old: &[Arc<Path>]) -> Vec<Arc<Path>> {
+        let mode = self.shared.options.mode;
+        let mut made: Vec<Arc<Path>> = Vec::new();
+        if mode != TransportMode::Messages {
+            for (kind, url) in self.urls().into_iter().take(MAX_HTTP) {
+                if let Some(path) = old.iter().find(|path| path.url() == Some(&url)) {
+                    made.push(Arc::clone(path));
+                } else {
+                    match Path::http(kind, url, &self.shared.options.http) {
+                        Ok(path) => made.push(Arc::new(path)),
+                        Err(e) => tracing::warn!("{e}"),
+                    }
+                }
+            }
+        }
+        if mode != TransportMode::Http {
+            let before = old.iter().find(|path| path.kind == PathKind::Messages);
+            let new = || Arc::new(Path::messages(self.shared.peer(&self.target)));
+            made.push(before.map_or_else(new, Arc::clone));
+        }
+        made.sort_by_key(|path| path.kind);
+        made
+    }
+
+    /// The HTTP addresses of the node: those over the overlay if this host has a TUN, and the others
+    /// that it announced.
+    fn urls(&self) -> Vec<(PathKind, Url)> {
+        let Target { ip, topic, pin, .. } = &self.target;
+        let own = self.shared.watcher.state().info.map(|info| info.node_ip);
+        // The own host is called through a socket, unless it must be HTTP.
+        let is_own = own == Some(*ip) && self.shared.options.mode != TransportMode::Http;
+        let overlay_works = !is_own && own.is_some_and(path::has_tun);
+        let mut urls = Vec::new();
+        for node in self.shared.known.at(*ip, topic, Timestamp::now()) {
+            if pin.is_some_and(|pin| pin != node.peer_id) {
+                continue;
+            }
+            for address in &node.announcement.addresses {
+                let Ok(Address::Http { url, .. }) = address.parse() else { continue };
+                let overlay = overlay_ip(&url);
+                if overlay.is_some_and(|overlay| overlay == *ip) {
+                    urls.push((PathKind::Overlay, url));
+                } else if overlay.is_none() && (url.scheme() == "https" || self.shared.options.http.allow_plain) {
+                    urls.push((PathKind::Http, url));
+                }
+            }
+        }
+        if !urls.iter().any(|(kind, _)| *kind == PathKind::Overlay)
+            && let Some(port) = path::usual_port(topic)
+            && let Ok(url) = format!("http://[{ip}]:{port}").parse()
+        {
+            urls.push((PathKind::Overlay, url));
+        }
+        urls.retain(|(kind, _)| *kind != PathKind::Overlay || overlay_works);
+        urls.sort();
+        urls.dedup();
+        urls
+    }
+
+    /// Takes a request to the node by the best path that works.
+    pub(super) async fn send(self: &Arc<Self>, request: Outbound) -> Outcome {
+        let _counted = Counted::new(&self.outstanding);
+        let paths = self.paths();
+        let mut last: Option<RpcError> = None;
+        let mut rest: Vec<&Arc<Path>> = paths.iter().filter(|path| path.is_usable()).collect();
+        if rest.is_empty() {
+            // All failed a moment ago: the caller still wants to be told how it is now.
+            rest = paths.iter().collect();
+        }
+        let count = rest.len();
+        for (at, path) in rest.into_iter().enumerate() {
+            let is_last = at + 1 == count;
+            if !path::fits(path.kind, &request.body, request.authorization.as_deref()) && !is_last {
+                continue;
+            }
+            if path.needs_probe()
+                && let Err(e) = self.try_out(path, if is_last { None } else { Some(TRY) }).await
+            {
+                last = Some(e);
+                continue;
+            }
+            let begin = Instant::now();
+            match path.send(request.clone()).await {
+                Ok(reply) => {
+                    path.set_up((path.kind != PathKind::Messages && !request.long_poll).then(|| begin.elapsed()));
+                    self.learn(&request, reply.as_ref());
+                    return Ok(reply);
+                }
+                Err(e) if path::is_path_failure(e.kind) => {
+                    tracing::debug!(path = %path.kind, ip = %self.target.ip, "{e}");
+                    path.set_down(&e);
+                    self.tend();
+                    // The first failure is of the preferred path, but the last one says the most.
+                    last = Some(e);
+                    if Instant::now() >= request.deadline {
+                        break;
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_path()))
+    }
+
+    /// Tries a path before a call goes there. If it takes longer than `wait` it goes on in the
+    /// background.
+    async fn try_out(self: &Arc<Self>, path: &Arc<Path>, wait: Option<Duration>) -> Result<(), RpcError> {
+        let route = Arc::clone(self);
+        let tried = Arc::clone(path);
+        let task = tokio::spawn(async move { route.probe(&tried).await });
+        let outcome = match wait {
+            Some(wait) => tokio::time::timeout(wait, task).await,
+            None => Ok(task.await),
+        };
+        match outcome {
+            Ok(Ok(outcome)) => {
+                if outcome.is_err() {
+                    self.tend();
+                }
+                outcome
+            }
+            Ok(Err(_)) => Err(RpcError::internal("trying a path panicked")),
+            Err(_) => Err(RpcError::new(ErrorKind::PeerUnreachable, "the node did not answer at once over HTTP")),
+        }
+    }
+
+    async fn probe(&self, path: &Path) -> Result<(), RpcError> {
+        let node = path.probe(&self.target.topic, self.target.pin).await?;
+        if let Some(node) = node {
+            self.shared.remember(&node.envelope);
+        }
+        Ok(())
+    }
+
+    /// What a node says of itself is remembered: its addresses make further paths.
+    fn learn(&self, request: &Outbound, reply: Option<&bytes::Bytes>) {
+        #[derive(serde::Deserialize)]
+        struct Response {
+            result: crate::NodeInfo,
+        }
+        let name = b"\"get_node_info\"";
+        let asked = request.body.len() < 256 && request.body.windows(name.len()).any(|window| window == name);
+        let Some(reply) = reply.filter(|_| asked) else { return };
+        if let Ok(Response { result }) = serde_json::from_slice(reply) {
+            self.shared.remember(&result.envelope);
+        }
+    }
+
+    fn no_path(&self) -> RpcError {
+        let Target { ip, topic, .. } = &self.target;
+        RpcError::new(
+            ErrorKind::PeerUnreachable,
+            format!(
+                "no path to mycelium://[{ip}]/{topic} with --transport {}: for HTTP this host needs a TUN (start the \
+                 mycelium daemon without --no-tun) or the node must announce an https address",
+                self.shared.options.mode
+            ),
+        )
+    }
+
+    /// Has the paths that failed tried again until all work or nobody calls the node any more.
+    fn tend(self: &Arc<Self>) {
+        if self.is_tended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let route = Arc::clone(self);
+        let stop = self.shared.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = route.tend_until_well() => {}
+            }
+            route.is_tended.store(false, Ordering::Release);
+        });
+    }
+
+    async fn tend_until_well(&self) {
+        loop {
+            let (paths, used) = {
+                let paths = self.lock();
+                (paths.all.clone(), paths.used)
+            };
+            // A path behind one that works is not needed.
+            let best = paths.iter().position(|path| path.health().is_up == Some(true)).unwrap_or(paths.len());
+            let failed: Vec<_> = paths[..best].iter().filter(|path| path.health().is_up == Some(false)).collect();
+            let Some(next) = failed.iter().filter_map(|path| path.health().skip_until).min() else { return };
+            if used.elapsed() > IN_USE {
+                return;
+            }
+            tokio::time::sleep_until(next).await;
+            for path in failed {
+                if path.is_usable() {
+                    let _ = self.probe(path).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The overlay address in the URL, if it has one.
+fn overlay_ip(url: &Url) -> Option<Ipv6Addr> {
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    host.parse().ok().filter(|ip| crate::address::is_overlay(*ip))
+}
+
+/// Counts a call for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,134 @@
+//! Keeps an eye on the local daemon: whether it answers, who it is, and whether it was restarted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::daemon::{Daemon, DaemonError, DaemonInfo};
+
+/// How often the daemon is asked when nothing happens. It costs no message.
+const CHECK: Duration = Duration::from_secs(15);
+/// How soon it is asked again while it is down.
+const RETRY: Duration = Duration::from_millis(300);
+/// It is not asked more often.
+const LEAST: Duration = Duration::from_millis(200);
+
+/// What is known of the daemon.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DaemonState {
+    /// Counts the times that it came up, so that what lives in its memory can be made anew.
+    pub(super) generation: u64,
+    /// Who it is, or was when it last answered.
+    pub(super) info: Option<DaemonInfo>,
+    /// Why it does not answer; `None` if it does.
+    pub(super) error: Option<String>,
+}
+
+impl DaemonState {
+    pub(super) fn is_up(&self) -> bool {
+        self.info.is_some() && self.error.is_none()
+    }
+}
+
+/// Watches one daemon.
+pub(super) struct Watcher {
+    daemon: Arc<Daemon>,
+    state: watch::Sender<DaemonState>,
+    look: Notify,
+}
+
+impl Watcher {
+    pub(super) fn new(daemon: Arc<Daemon>) -> Self {
+        Self { daemon, state: watch::channel(DaemonState::default()).0, look: Notify::new() }
+    }
+
+    /// The state as of now and its changes.
+    pub(super) fn subscribe(&self) -> watch::Receiver<DaemonState> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn state(&self) -> DaemonState {
+        self.state.borrow().clone()
+    }
+
+    /// Looks at once: somebody found the daemon gone.
+    pub(super) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Asks the daemon and tells all who listen if something changed.
+    pub(super) async fn check(&self) {
+        let answer = self.daemon.info().await;
+        self.state.send_if_modified(|state| match answer {
+            Ok(info) => {
+                let is_new = !state.is_up() || state.info.as_ref() != Some(&info);
+                if is_new {
+                    state.generation += 1;
+                    state.error = None;
+                    tracing::info!(ip = %info.node_ip, url = %self.daemon.url(), "mycelium daemon is up");
+                    state.info = Some(info);
+                }
+                is_new
+            }
+            Err(e) => {
+                let is_new = state.error.is_none();
+                if is_new {
+                    tracing::warn!("{e}");
+                }
+                state.error = Some(e.to_string());
+                is_new
+            }
+        });
+    }
+
+    /// Watches until `stop`. An idle connection to the daemon tells of its end at once.
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        let mut canary: Option<TcpStream> = None;
+        loop {
+            let is_up = self.state.borrow().is_up();
+            if is_up && canary.is_none() {
+                canary = self.connect().await;
+            }
+            let asked = Instant::now();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.look.notified() => {}
+                () = tokio::time::sleep(if is_up { CHECK } else { RETRY }) => {}
+                () = ended(&mut canary) => canary = None,
+            }
+            tokio::time::sleep_until(asked + LEAST).await;
+            self.check().await;
+        }
+    }
+
+    async fn connect(&self) -> Option<TcpStream> {
+        let url = self.daemon.url();
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default()?;
+        let connect = TcpStream::connect((host, port));
+        tokio::time::timeout(Duration::from_secs(2), connect).await.ok()?.ok()
+    }
+}
+
+/// Resolves when the other side closes the connection.
+async fn ended(canary: &mut Option<TcpStream>) {
+    match canary {
+        Some(stream) => while matches!(stream.read(&mut [0; 64]).await, Ok(n) if n > 0) {},
+        None => std::future::pending().await,
+    }
+}
+
+impl From<DaemonError> for crate::RpcError {
+    fn from(e: DaemonError) -> Self {
+        let kind = match e {
+            DaemonError::Down(_) => crate::ErrorKind::DaemonDown,
+            DaemonError::Refused { .. } | DaemonError::Strange(_) => crate::ErrorKind::DaemonDown,
+        };
+        Self::new(kind, e.to_string())
+    }
+}
