@@ -75,6 +75,9 @@ pub struct MeshOptions {
     /// Who may send messages to the topics that are served. Everybody on the overlay by default:
     /// access is decided by signatures.
     pub allow: Vec<Subnet>,
+    /// Whether the daemon can reach sockets in that directory. If it cannot, it is polled, which is
+    /// slower. By default taken for granted if `daemon_url` names this host.
+    pub forward: Option<bool>,
     /// Which paths are used.
     pub mode: TransportMode,
     /// The topic of addresses that name none: `horus.supervisor` by default.
@@ -93,6 +96,7 @@ impl MeshOptions {
             daemon_url: Url::parse("http://127.0.0.1:8990").expect("a constant URL"),
             socket_dir: socket_dir.into(),
             allow: vec![Subnet::EVERYBODY],
+            forward: None,
             mode: TransportMode::Auto,
             default_topic: "horus.supervisor".into(),
             trust: Trust::new(TrustPolicy::default()),
@@ -109,6 +113,9 @@ impl MeshOptions {
 #[derive(Clone)]
 pub struct Mesh(Arc<Shared>);
 
+/// Address, key and topic.
+type PeerKey = (Ipv6Addr, Option<MeshPublicKey>, String);
+
 /// What all parts share.
 struct Shared {
     options: MeshOptions,
@@ -116,7 +123,7 @@ struct Shared {
     watcher: Arc<Watcher>,
     known: Known,
     routes: Mutex<LruCache<Target, Arc<Route>>>,
-    peers: Mutex<LruCache<(Ipv6Addr, Option<MeshPublicKey>, String), Arc<Peer>>>,
+    peers: Mutex<LruCache<PeerKey, Arc<Peer>>>,
     services: Mutex<Vec<Arc<Service>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -190,7 +197,9 @@ impl Mesh {
         let socket = Socket::bind(&shared.options.socket_dir, topic).await?;
         let answerer = Answerer::new(dispatcher);
         let allow = shared.options.allow.clone();
-        let service = Arc::new(Service::new(topic.to_owned(), allow, socket, answerer, Arc::clone(&shared.daemon)));
+        let daemon = Arc::clone(&shared.daemon);
+        let forward = shared.options.forward.unwrap_or_else(|| daemon.is_local());
+        let service = Arc::new(Service::new(topic.to_owned(), allow, socket, answerer, daemon, forward));
         lock(&shared.services).push(Arc::clone(&service));
         let (inner, watcher) = (Arc::clone(shared), Arc::clone(&shared.watcher));
         shared.tasks.spawn(async move {
@@ -350,7 +359,7 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A number that nobody can guess.

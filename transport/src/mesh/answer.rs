@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::frame::{self, EntryHead, EntryState, MAX_MESSAGE, ReplyEntry, ReplyHead, RequestHead};
 use super::ledger::{Ledger, Pending};
 use super::nudge::Parked;
-use crate::dispatch::{Dispatcher, Inbound, Reply};
+use crate::dispatch::Dispatcher;
 use crate::error::{ErrorKind, RpcError};
+use crate::exchange::{Inbound, Reply};
 use crate::rate::Origin;
 
 /// No reply is held back longer.
@@ -25,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// for once more.
 const GRACE: Duration = Duration::from_secs(1);
 /// What a reply holds besides the replies of its entries.
-const OVERHEAD: usize = 512;
+const OVERHEAD: usize = frame::HEAD_OVERHEAD;
 
 /// Answers the messages of one topic.
 pub(super) struct Answerer {
@@ -49,6 +50,12 @@ impl Answerer {
         self.daemon_start.store(start, Ordering::Relaxed);
     }
 
+    /// The node stops: what waits is answered.
+    pub(super) fn stop(&self) {
+        self.dispatcher.stop();
+        self.parked.wake_all();
+    }
+
     pub(super) fn dispatcher(&self) -> &Dispatcher {
         &self.dispatcher
     }
@@ -57,7 +64,7 @@ impl Answerer {
     pub(super) async fn answer(&self, message: Bytes, origin: Origin) -> Bytes {
         if !frame::is_frame(&message) {
             let reply = self.dispatcher.dispatch(Inbound { body: message, authorization: None, origin }).await;
-            return within_limit(reply, MAX_MESSAGE).body.unwrap_or_else(nothing);
+            return within_limit(reply, MAX_MESSAGE - OVERHEAD).body.map_or_else(nothing, frame::deliverable);
         }
         let (head, bodies) = match frame::decode_request(&message) {
             Ok(decoded) => decoded,
@@ -186,7 +193,7 @@ fn within_limit(reply: Reply, limit: usize) -> Reply {
 
 /// The refusal of a whole message.
 pub(super) fn refuse(error: &RpcError) -> Bytes {
-    Reply::refusal(error).body.unwrap_or_else(nothing)
+    Reply::refusal(error).body.map_or_else(nothing, frame::deliverable)
 }
 
 /// What answers a message that is owed no answer.

@@ -62,11 +62,11 @@ pub(super) struct TopicCarrier {
 
 impl TopicCarrier {
     fn chosen(&self) -> Option<PeerId> {
-        *self.chosen.lock().unwrap_or_else(|e| e.into_inner())
+        *self.chosen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn choose(&self, peer: Option<PeerId>) {
-        *self.chosen.lock().unwrap_or_else(|e| e.into_inner()) = peer;
+        *self.chosen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = peer;
     }
 
     /// The nodes to try: the one that was chosen, then the least loaded ones first.

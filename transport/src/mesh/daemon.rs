@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 /// How long the daemon may take for anything that does not wait for the mesh.
 const QUICK: Duration = Duration::from_secs(4);
@@ -24,24 +25,27 @@ const QUICK: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer that waits for a reply may come after the reply was due.
 const SLACK: Duration = Duration::from_secs(3);
-/// Connections for calls that wait: the daemon lets 200 wait on each.
-const WAITING: usize = 4;
+/// Calls that may wait for replies at a time: the daemon takes 100 calls in all, of all processes of
+/// the host.
+const WAITING: usize = 32;
+/// The same for long polls.
+const WAITING_LONG: usize = 48;
+/// With fewer places left than that, long polls must not take long.
+const SCARCE: usize = 8;
+/// How often a call is tried that the daemon has no room for.
+const TRIES: u32 = 6;
 
 /// A client of one daemon.
 pub(super) struct Daemon {
     url: Url,
-    /// With HTTP/2 many calls wait on one connection; the daemon takes 100 connections in all.
-    http2: Clients,
-    http1: Clients,
+    /// With HTTP/2 all calls wait on one connection.
+    http2: Client,
+    http1: Client,
     /// Whether the daemon (or what stands before it) knows HTTP/1 only.
     old: AtomicBool,
-    turn: AtomicUsize,
+    waiting: Semaphore,
+    waiting_long: Semaphore,
     pub(super) counts: Counts,
-}
-
-struct Clients {
-    quick: Client,
-    waiting: Vec<Client>,
 }
 
 /// How many messages went each way.
@@ -131,26 +135,23 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::E
     STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(serde::de::Error::custom)
 }
 
-fn clients(http2: bool) -> Clients {
-    let client = || {
-        let mut builder = Client::builder()
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_certs_only([]);
-        builder = if http2 {
-            let window = 4 << 20;
-            builder
-                .http2_prior_knowledge()
-                .http2_initial_stream_window_size(window)
-                .http2_initial_connection_window_size(4 * window)
-        } else {
-            builder.http1_only()
-        };
-        builder.build().expect("an HTTP client without TLS needs nothing from the system")
+fn client(http2: bool) -> Client {
+    let builder = Client::builder()
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_certs_only([]);
+    let builder = if http2 {
+        let window = 4 << 20;
+        builder
+            .http2_prior_knowledge()
+            .http2_initial_stream_window_size(window)
+            .http2_initial_connection_window_size(4 * window)
+    } else {
+        builder.http1_only()
     };
-    Clients { quick: client(), waiting: (0..WAITING).map(|_| client()).collect() }
+    builder.build().expect("an HTTP client without TLS needs nothing from the system")
 }
 
 impl Daemon {
@@ -158,10 +159,11 @@ impl Daemon {
     pub(super) fn new(url: Url) -> Self {
         Self {
             url,
-            http2: clients(true),
-            http1: clients(false),
+            http2: client(true),
+            http1: client(false),
             old: AtomicBool::new(false),
-            turn: AtomicUsize::new(0),
+            waiting: Semaphore::new(WAITING),
+            waiting_long: Semaphore::new(WAITING_LONG),
             counts: Counts::default(),
         }
     }
@@ -193,6 +195,11 @@ impl Daemon {
         self.call("getPeers", json!([])).await
     }
 
+    /// Whether few more long polls may wait.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.waiting_long.available_permits() < SCARCE
+    }
+
     /// Sends a message and waits so long for a reply, rounded up to seconds.
     pub(super) async fn push(
         &self,
@@ -200,14 +207,15 @@ impl Daemon {
         topic: &str,
         payload: &[u8],
         wait: Duration,
+        long: bool,
     ) -> Result<Pushed, DaemonError> {
+        let places = if long { &self.waiting_long } else { &self.waiting };
+        let _place = places.acquire().await.expect("the semaphore is never closed");
         self.counts.sent.fetch_add(1, Ordering::Relaxed);
         let seconds = wait.as_millis().div_ceil(1000) as u64;
         let message = json!({"dst": {"ip": ip}, "topic": STANDARD.encode(topic), "payload": STANDARD.encode(payload)});
-        let clients = self.clients();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % clients.waiting.len();
         let limit = Duration::from_secs(seconds) + SLACK;
-        let pushed = self.post(&clients.waiting[turn], "pushMessage", json!([message, seconds]), limit).await?;
+        let pushed = self.post("pushMessage", json!([message, seconds]), limit).await?;
         if matches!(pushed, Pushed::Reply(_)) {
             self.counts.replies.fetch_add(1, Ordering::Relaxed);
         }
@@ -285,21 +293,31 @@ impl Daemon {
         self.call::<bool>("removeTopic", json!([STANDARD.encode(topic)])).await.map(|_| ())
     }
 
-    fn clients(&self) -> &Clients {
-        if self.old.load(Ordering::Relaxed) { &self.http1 } else { &self.http2 }
-    }
-
     async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, DaemonError> {
-        self.post(&self.clients().quick, method, params, QUICK).await
+        self.post(method, params, QUICK).await
     }
 
-    async fn post<T: DeserializeOwned>(
+    /// Calls the daemon, and again while it has no room for the call.
+    async fn post<T: DeserializeOwned>(&self, method: &str, params: Value, limit: Duration) -> Result<T, DaemonError> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let body = Bytes::from(body);
+        for attempt in 1..TRIES {
+            match self.post_once(method, body.clone(), limit).await {
+                Ok(Some(result)) => return Ok(result),
+                Ok(None) => tokio::time::sleep(Duration::from_millis(20) * (1 << attempt)).await,
+                Err(e) => return Err(e),
+            }
+        }
+        let none = || self.down("it has 100 calls to answer already and takes no more");
+        self.post_once(method, body, limit).await?.ok_or_else(none)
+    }
+
+    async fn post_once<T: DeserializeOwned>(
         &self,
-        client: &Client,
         method: &str,
-        params: Value,
+        body: Bytes,
         limit: Duration,
-    ) -> Result<T, DaemonError> {
+    ) -> Result<Option<T>, DaemonError> {
         #[derive(Deserialize)]
         struct Answer {
             result: Option<Box<RawValue>>,
@@ -310,7 +328,7 @@ impl Daemon {
             code: i64,
             message: String,
         }
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let client = if self.old.load(Ordering::Relaxed) { &self.http1 } else { &self.http2 };
         let exchange = async {
             let post = client.post(self.url.clone()).header("content-type", "application/json").body(body);
             let response = post.send().await?;
@@ -330,13 +348,16 @@ impl Daemon {
                 ));
             }
         };
+        if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+            return Ok(None);
+        }
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|e| DaemonError::Strange(format!("HTTP {status}, which is no JSON-RPC ({e})")))?;
         if let Some(Fault { code, message }) = answer.error {
             return Err(DaemonError::Refused { code, message });
         }
         let result = answer.result.as_deref().map_or("null", RawValue::get);
-        serde_json::from_str(result).map_err(|e| DaemonError::Strange(format!("{method}: {e}")))
+        serde_json::from_str(result).map(Some).map_err(|e| DaemonError::Strange(format!("{method}: {e}")))
     }
 
     fn down(&self, why: &str) -> DaemonError {

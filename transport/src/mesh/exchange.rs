@@ -32,6 +32,8 @@ const HEARD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How soon it is asked again about a call that goes on there.
 const NEXT: Duration = Duration::from_secs(10);
+/// How long a long poll waits at the node when many others wait for places at the daemon.
+const CROWDED_HOLD: Duration = Duration::from_secs(5);
 /// How long a reply may be under way after it was due.
 const TRAVEL: Duration = Duration::from_secs(5);
 
@@ -110,7 +112,8 @@ impl Core {
     async fn once(self: &Arc<Self>, batch: &mut Vec<Entry>, lane: Lane, alone: bool) -> Result<Heard, RpcError> {
         let now = Instant::now();
         let longest = batch.iter().map(|entry| entry.deadline).max().unwrap_or(now);
-        let hold = longest.saturating_duration_since(now).min(MAX_HOLD);
+        let crowded = lane == Lane::Long && self.daemon.is_crowded();
+        let hold = longest.saturating_duration_since(now).min(if crowded { CROWDED_HOLD } else { MAX_HOLD });
         let message = self.message(batch, hold, lane == Lane::Long);
         batch.iter_mut().for_each(|entry| entry.sent = true);
         if self.is_own() {
@@ -122,7 +125,7 @@ impl Core {
         for n in 1..=nudges {
             tokio::spawn(Arc::clone(self).nudge(nudge::AFTER * n as u32));
         }
-        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL);
+        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL, lane == Lane::Long);
         tokio::pin!(push);
         let mut ask_at = now + self.patience(lane);
         let mut asking: Option<BoxFuture<'_, Probe>> = None;
@@ -275,7 +278,7 @@ impl Core {
         let head = self.head(Duration::ZERO, false, numbers.into_iter().map(entry).collect());
         let message = frame::encode(&head, &[]);
         let wait = Duration::from_secs(if round == 0 { 1 } else { 2 });
-        match self.daemon.push(self.ip, &self.topic, &message, wait).await {
+        match self.daemon.push(self.ip, &self.topic, &message, wait, false).await {
             Ok(Pushed::Reply(message)) => match self.read(&message) {
                 Ok(Heard::Reply(head, bodies)) => Probe::Reply(head, bodies),
                 Ok(Heard::Refused(e)) => Probe::Failed(e),
@@ -313,7 +316,7 @@ impl Core {
         let head = RequestHead { nudge: true, ..self.head(nudge::PARK, false, Vec::new()) };
         let sent = self.nudges.sent();
         let message = frame::encode(&head, &[]);
-        if let Err(e) = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL).await {
+        if let Err(e) = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, true).await {
             tracing::debug!("a nudge came to nothing: {e}");
         }
         self.nudges.answered(sent);

@@ -20,8 +20,13 @@ pub(super) const MAGIC: &[u8; 4] = b"HRS1";
 const PREFIX: usize = 8;
 /// What an entry may take in a header besides its authorization, in bytes.
 pub(super) const ENTRY_OVERHEAD: usize = 128;
-/// What a header may take besides its entries, in bytes.
-pub(super) const HEAD_OVERHEAD: usize = 256;
+/// What a header may take besides its entries, in bytes, with the padding.
+pub(super) const HEAD_OVERHEAD: usize = 768;
+/// The daemon cuts messages into chunks of that length.
+const CHUNK: usize = 1300;
+/// ... and drops the last of several chunks if it is shorter than that (0.7.10, `handle_message`): the
+/// message never arrives.
+const LEAST_CHUNK: usize = 250;
 
 /// The header of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,10 +108,32 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Writes a frame.
+/// By how much a message of that length must grow for the daemon to deliver it.
+fn padding(length: usize) -> usize {
+    match length % CHUNK {
+        short @ 1..LEAST_CHUNK if length > CHUNK => LEAST_CHUNK - short,
+        _ => 0,
+    }
+}
+
+/// JSON text of a length that the daemon delivers: with white space behind it, if need be.
+pub(super) fn deliverable(text: Bytes) -> Bytes {
+    let padding = padding(text.len());
+    if padding == 0 {
+        return text;
+    }
+    let mut padded = text.to_vec();
+    padded.resize(text.len() + padding, b' ');
+    padded.into()
+}
+
+/// Writes a frame, of a length that the daemon delivers.
 pub(super) fn encode<H: Serialize>(head: &H, bodies: &[Bytes]) -> Bytes {
-    let head = serde_json::to_vec(head).expect("a header is numbers and strings");
-    let length = head.len() + 1 + bodies.iter().map(Bytes::len).sum::<usize>();
+    let mut head = serde_json::to_vec(head).expect("a header is numbers and strings");
+    let bodies_length = bodies.iter().map(Bytes::len).sum::<usize>();
+    // White space behind the header's JSON.
+    head.resize(head.len() + padding(PREFIX + head.len() + 1 + bodies_length), b' ');
+    let length = head.len() + 1 + bodies_length;
     let mut frame = Vec::with_capacity(PREFIX + length);
     frame.extend_from_slice(MAGIC);
     let length = u32::try_from(length).expect("messages are bounded far below 4 GiB");

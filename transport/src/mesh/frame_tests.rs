@@ -30,11 +30,27 @@ fn the_bytes_of_a_frame_are_fixed() {
     let (mut head, bodies) = request(&[b"{}"]);
     head.session = "ab".into();
     let frame = encode(&head, &bodies);
-    let text = r#"{"session":"ab","sent_at":7,"hold_ms":9,"entries":[{"n":0,"len":2,"auth":"Horus x\ny","wait_ms":5}]}"#;
+    let text =
+        r#"{"session":"ab","sent_at":7,"hold_ms":9,"entries":[{"n":0,"len":2,"auth":"Horus x\ny","wait_ms":5}]}"#;
     let mut expected = b"HRS1\0\0\0".to_vec();
     expected.push(u8::try_from(text.len() + 3).unwrap());
     expected.extend_from_slice(format!("{text}\n{{}}").as_bytes());
     assert_eq!(frame, expected);
+}
+
+#[test]
+fn no_message_ends_in_a_chunk_that_the_daemon_drops() {
+    let is_dropped = |length: usize| length > 1300 && (1..250).contains(&(length % 1300));
+    for length in 0..6000 {
+        let text = deliverable(Bytes::from(vec![b'1'; length]));
+        assert!(!is_dropped(text.len()) && text.len() < length + 250, "{length}");
+        assert_eq!(text.trim_ascii().len(), length);
+        let body = vec![b' '; length];
+        let (head, bodies) = request(&[&body]);
+        let frame = encode(&head, &bodies);
+        assert!(!is_dropped(frame.len()), "{length}");
+        assert_eq!(decode_request(&frame).unwrap(), (head, bodies));
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Known {
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<PeerId, Arc<KnownNode>>> {
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
+        self.nodes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Checks and remembers an announcement, unless a later one of the same node is known.

@@ -144,8 +144,7 @@ fn drain(inbox: &mut mpsc::Receiver<Entry>, queue: &mut VecDeque<Entry>) {
 }
 
 fn pass_on(slow: &mpsc::Sender<Entry>, entry: Entry) {
-    if let Err(mpsc::error::TrySendError::Full(entry) | mpsc::error::TrySendError::Closed(entry)) =
-        slow.try_send(entry)
+    if let Err(mpsc::error::TrySendError::Full(entry) | mpsc::error::TrySendError::Closed(entry)) = slow.try_send(entry)
     {
         let error = RpcError::new(ErrorKind::RateLimited, "too many calls wait for this node: call it less at once");
         let _ = entry.reply.send(Err(error));
@@ -233,7 +232,7 @@ mod tests {
             pace.sent(Instant::now());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        for _ in 0..(BURST + RATE) as usize {
+        for _ in 0..=(BURST + RATE) as usize {
             pace.sent(Instant::now());
         }
         assert!(pace.ready(Instant::now(), 0).unwrap() > Instant::now());

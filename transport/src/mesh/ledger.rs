@@ -13,8 +13,8 @@ use lru::LruCache;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dispatch::Reply;
 use crate::error::{ErrorKind, RpcError};
+use crate::exchange::Reply;
 
 /// So many entries are told apart, running or answered.
 const MAX_ENTRIES: usize = 16 * 1024;
@@ -85,12 +85,7 @@ impl Ledger {
 
     /// The entry with that key; if it is not known it is started. It runs to its end even if nobody
     /// waits for it any more, for at most `limit`.
-    pub(super) fn join(
-        &self,
-        key: Key,
-        limit: Duration,
-        start: impl FnOnce() -> BoxFuture<'static, Reply>,
-    ) -> Pending {
+    pub(super) fn join(&self, key: Key, limit: Duration, start: impl FnOnce() -> BoxFuture<'static, Reply>) -> Pending {
         let mut state = lock(&self.0);
         if let Some(slot) = state.entries.get(&key) {
             return Pending(slot.reply.clone());
@@ -121,7 +116,7 @@ impl Ledger {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(|e| e.into_inner())
+    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 pub(super) fn busy() -> RpcError {
@@ -139,7 +134,7 @@ impl State {
     fn finished(&mut self, key: Key, reply: &Reply) {
         self.running -= 1;
         let now = Instant::now();
-        let bytes = reply.body.as_ref().map_or(0, |body| body.len());
+        let bytes = reply.body.as_ref().map_or(0, bytes::Bytes::len);
         if let Some(slot) = self.entries.get_mut(&key) {
             slot.done = Some((bytes, now));
             self.bytes += bytes;

@@ -52,7 +52,7 @@ pub(super) struct Parked(Arc<Mutex<HashMap<u128, VecDeque<oneshot::Sender<()>>>>
 
 impl Parked {
     fn lock(&self) -> MutexGuard<'_, HashMap<u128, VecDeque<oneshot::Sender<()>>>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Parks a message of that caller until it is woken.
@@ -89,6 +89,11 @@ impl Parked {
         });
     }
 
+    /// Answers all: the node stops.
+    pub(super) fn wake_all(&self) {
+        self.lock().clear();
+    }
+
     fn wake(&self, session: u128) {
         let mut sessions = self.lock();
         let Some(parked) = sessions.get_mut(&session) else { return };
@@ -121,11 +126,18 @@ struct State {
 impl Nudges {
     pub(super) fn new() -> Self {
         let refilled = Instant::now();
-        Self(Mutex::new(State { out: Vec::new(), tokens: BURST, refilled, in_vain: 0, ticks: false, pause_until: None }))
+        Self(Mutex::new(State {
+            out: Vec::new(),
+            tokens: BURST,
+            refilled,
+            in_vain: 0,
+            ticks: false,
+            pause_until: None,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// How many nudges should go with a call that goes alone now: none, one or two.

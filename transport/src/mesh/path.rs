@@ -138,7 +138,7 @@ impl Path {
     }
 
     fn lock(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(|e| e.into_inner())
+        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(super) fn health(&self) -> Health {
@@ -229,7 +229,10 @@ fn serves(node: &VerifiedNode, topic: &str, url: &Url) -> Result<(), RpcError> {
     if fits {
         return Ok(());
     }
-    Err(RpcError::new(ErrorKind::NoService, format!("{url} is a {}, which does not serve the topic {topic}", node.role)))
+    Err(RpcError::new(
+        ErrorKind::NoService,
+        format!("{url} is a {}, which does not serve the topic {topic}", node.role),
+    ))
 }
 
 /// Whether the host still accepts connections; if not, nothing will come on the old one either.

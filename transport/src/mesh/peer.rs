@@ -160,12 +160,12 @@ impl Core {
 
     /// Something of the peer arrived.
     pub(super) fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
+        *self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// How long ago it was heard.
     pub(super) fn silence(&self) -> Duration {
-        let heard = *self.heard.lock().unwrap_or_else(|e| e.into_inner());
+        let heard = *self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         heard.map_or(Duration::MAX, |heard| heard.elapsed())
     }
 

@@ -58,7 +58,7 @@ impl Route {
     }
 
     fn lock(&self) -> MutexGuard<'_, Paths> {
-        self.paths.lock().unwrap_or_else(|e| e.into_inner())
+        self.paths.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The paths in the order of preference, as of what is known now.

@@ -57,6 +57,8 @@ pub(super) struct Service {
     daemon: Arc<Daemon>,
     state: Mutex<ServiceState>,
     at_once: Arc<Semaphore>,
+    /// Whether the daemon can reach the socket.
+    forward: bool,
 }
 
 impl Service {
@@ -66,14 +68,15 @@ impl Service {
         socket: Socket,
         answerer: Answerer,
         daemon: Arc<Daemon>,
+        forward: bool,
     ) -> Self {
         let state = Mutex::new(ServiceState::Waiting { reason: "not registered yet".into() });
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Self { topic, allow, socket, answerer: Arc::new(answerer), daemon, state, at_once }
+        Self { topic, allow, socket, answerer: Arc::new(answerer), daemon, state, at_once, forward }
     }
 
     pub(super) fn state(&self) -> ServiceState {
-        self.state.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     pub(super) fn socket_path(&self) -> PathBuf {
@@ -81,7 +84,7 @@ impl Service {
     }
 
     fn set_state(&self, state: ServiceState) {
-        *self.state.lock().unwrap_or_else(|e| e.into_inner()) = state;
+        *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = state;
     }
 
     /// Serves until `stop`.
@@ -90,7 +93,7 @@ impl Service {
             self.keep_registered(&watcher, &stop).await;
             // Taken back before the socket closes: a successor may wait for it.
             self.unregister().await;
-            self.answerer.dispatcher().stop();
+            self.answerer.stop();
         };
         tokio::join!(registered, self.socket.serve(&self.answerer, &stop));
     }
@@ -138,7 +141,7 @@ impl Service {
         self.register().await?;
         // What lay there before we came may be of any age if it does not say so itself.
         self.drain(!is_first).await?;
-        if !self.daemon.is_local() {
+        if !self.forward {
             self.set_state(ServiceState::Polled);
             return self.poll(None).await;
         }
@@ -177,7 +180,7 @@ impl Service {
                 self.daemon.remove_source(topic, &text).await?;
             }
         }
-        if self.daemon.is_local() {
+        if self.forward {
             self.daemon.set_socket(topic, &self.socket.path().to_string_lossy()).await
         } else {
             self.daemon.remove_socket(topic).await

@@ -1,0 +1,73 @@
+//! How many messages things cost.
+
+use std::time::Duration;
+
+use horus_transport::*;
+
+use crate::service::*;
+use crate::world::{World, until};
+
+pub(crate) async fn a_thousand_calls_travel_in_forty_messages(world: &World) {
+    let client = world.client();
+    client.peer().await.unwrap();
+    let before = world.messages().await;
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call::<Count>(&NoParams {}).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let cost = world.messages().await - before;
+    assert_eq!(world.counted(), 1000);
+    assert!(cost <= 40, "{cost} messages");
+    eprintln!("1000 calls cost {cost} messages");
+}
+
+pub(crate) async fn a_waiting_call_costs_nothing_until_it_ends(world: &World) {
+    let client = world.client();
+    client.call::<Count>(&NoParams {}).await.unwrap();
+    let before = world.messages().await;
+    let poll = tokio::spawn(async move {
+        let params = RingParams { rings: 1, timeout_ms: 50_000 };
+        client.call_with_timeout::<WaitBell>(&params, Duration::from_secs(55)).await
+    });
+    until("the poll is on its way", || async { world.messages().await > before }).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let waiting = world.messages().await - before;
+    assert!(waiting <= 1, "{waiting} messages while it waits");
+    world.state.bell.send_replace(1);
+    assert!(poll.await.unwrap().unwrap());
+    let cost = world.messages().await - before;
+    assert!(cost <= 2, "{cost} messages");
+}
+
+pub(crate) async fn an_idle_mesh_sends_nothing(world: &World) {
+    let client = world.client();
+    client.call::<Count>(&NoParams {}).await.unwrap();
+    // What a call leaves behind, such as a nudge that is parked, ends within that time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = world.messages().await;
+    tokio::time::sleep(Duration::from_secs(17)).await;
+    let cost = world.messages().await - before;
+    assert!(cost <= 1, "{cost} messages");
+}
+
+pub(crate) async fn nothing_is_left_in_any_inbox(world: &World) {
+    let client = world.client();
+    for n in 0..20 {
+        let params = EchoParams { text: n.to_string(), pause_ms: 0 };
+        client.call::<Echo>(&params).await.unwrap();
+    }
+    // A late reply falls into the caller's inbox, and is taken out of it.
+    let slow = EchoParams { text: "x".into(), pause_ms: 1500 };
+    let _ = client.call_with_timeout::<Echo>(&slow, Duration::from_millis(200)).await;
+    if let Some(simulator) = world.simulator() {
+        until("the inboxes are empty", || async { simulator.nodes().iter().all(|node| node.inbox_len() == 0) }).await;
+        tokio::time::sleep(Duration::from_secs(22)).await;
+        assert!(simulator.nodes().iter().all(|node| node.inbox_len() == 0));
+        assert!(simulator.nodes().iter().all(|node| node.traffic().blocking_pops == 0));
+    }
+}
