@@ -48,7 +48,7 @@ impl Coordinator {
                             (state.stop.is_some() || state.status.is_final(), state.sequence)
                         };
                         if stopping || live.inbox.is_closed() {
-                            return Ok(());
+                            return Ok::<(), RpcError>(());
                         }
                         let _ = revision.wait_for(|at| *at > now).await;
                     }
