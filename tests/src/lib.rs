@@ -6,5 +6,5 @@ mod process;
 mod redis;
 
 pub use house::{House, Ready};
-pub use process::{Horus, Outcome, binary, free_port};
+pub use process::{Horus, Outcome, Running, binary, free_port};
 pub use redis::TestRedis;

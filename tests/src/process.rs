@@ -114,10 +114,7 @@ impl Horus {
     /// # Panics
     /// It cannot be started.
     pub fn spawn<S: AsRef<OsStr>>(&self, args: &[S], log: &Path) -> Running {
-        let out = std::fs::File::options().create(true).append(true).open(log).expect("the log can be written");
-        let err = out.try_clone().expect("a file can be cloned");
-        let child = self.command(args).stdout(out).stderr(err).spawn().expect("horus starts");
-        Running { child, log: log.to_owned() }
+        Running::start(&mut self.command(args), log)
     }
 }
 
@@ -129,6 +126,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command; its output goes to `log`.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let out = std::fs::File::options().create(true).append(true).open(log).expect("the log can be written");
+        let err = out.try_clone().expect("a file can be cloned");
+        let child = command.stdout(out).stderr(err).spawn().expect("the program starts");
+        Self { child, log: log.to_owned() }
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {

@@ -50,7 +50,7 @@ pub(crate) async fn execute<E: Executor>(
     let timed_out = tokio::select! {
         biased;
         () = held.cancel.cancelled() => false,
-        result = &mut run => return ended(result),
+        result = &mut run => return ended(result, Instant::now() >= deadline),
         () = tokio::time::sleep_until(deadline) => true,
     };
     if timed_out {
@@ -80,9 +80,14 @@ pub(crate) async fn execute<E: Executor>(
     }
 }
 
-fn ended(result: Result<Result<Output, ExecutionError>, Box<dyn std::any::Any + Send>>) -> Outcome {
+/// An executor may see by itself that the time is up, a moment before we do: its words say more than ours.
+fn ended(result: Result<Result<Output, ExecutionError>, Box<dyn std::any::Any + Send>>, late: bool) -> Outcome {
     match result {
         Ok(Ok(output)) => Outcome::Ended { status: JobStatus::Succeeded, output: Some(output), error: None },
+        Ok(Err(error)) if late => {
+            let error = ExecutionError { code: "TIMED_OUT".to_owned(), ..error };
+            Outcome::failed(JobStatus::TimedOut, error)
+        }
         Ok(Err(error)) => Outcome::failed(JobStatus::Failed, error),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(ToString::to_string);

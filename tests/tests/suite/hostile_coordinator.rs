@@ -73,8 +73,11 @@ impl Scene {
         runtime.block_on(async {
             let address = self.house.ready.supervisor.parse().unwrap();
             let client = RpcClient::connect(address, ClientOptions::default()).unwrap();
-            let params =
-                CreateJobsParams { envelope: batch.clone().into(), workflow: workflow.cloned().map(Into::into), receipts: Vec::new() };
+            let params = CreateJobsParams {
+                envelope: batch.clone().into(),
+                workflow: workflow.cloned().map(Into::into),
+                receipts: Vec::new(),
+            };
             client.call::<CreateJobs>(&params).await.map(drop).map_err(|e| e.kind.as_str().to_owned())
         })
     }

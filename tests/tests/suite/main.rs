@@ -1,7 +1,10 @@
 //! Everything that crosses a process: real `horus` processes, a real Redis.
 
 mod cli_keys;
+mod custom_runner;
 mod hostile_coordinator;
+mod hostile_input;
 mod house_rules;
 mod main_job;
 mod runaway;
+mod two_supervisors;

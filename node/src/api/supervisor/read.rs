@@ -44,7 +44,7 @@ pub struct JobResult {
     /// Its status now; the other fields are there once it has ended.
     pub status: JobStatus,
     /// The output of a job that succeeded: any JSON, byte for byte as the receipt's digest covers it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schemars(with = "serde_json::Value")]
     pub output: Option<Box<RawValue>>,
     /// Why it did not succeed.
@@ -97,6 +97,11 @@ pub struct WaitedJobs {
     /// With `share_receipts`: the signed batches of receipts that the results refer to by digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<Envelope>,
+}
+
+/// An output of `null` is an output: it is not the same as none.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 impl WaitedJobs {
@@ -181,3 +186,18 @@ rpc_method!(
     ListJobsParams => JobPage,
     [NotAllowed, RedisUnavailable]
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_an_output() {
+        let text = r#"{"job_id":"noop-a","status":"succeeded","output":null}"#;
+        let result: JobResult = serde_json::from_str(text).unwrap();
+        assert_eq!(result.output.as_ref().map(|o| o.get()), Some("null"));
+        assert_eq!(serde_json::to_string(&result).unwrap(), text);
+        let none: JobResult = serde_json::from_str(r#"{"job_id":"noop-a","status":"lost"}"#).unwrap();
+        assert!(none.output.is_none());
+    }
+}
