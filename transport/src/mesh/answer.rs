@@ -62,6 +62,7 @@ impl Answerer {
 
     /// The reply to a message: at least one byte, or the message would fall into the daemon's inbox.
     pub(super) async fn answer(&self, message: Bytes, origin: Origin) -> Bytes {
+        let begin = Instant::now();
         if !frame::is_frame(&message) {
             let reply = self.dispatcher.dispatch(Inbound { body: message, authorization: None, origin }).await;
             return within_limit(reply, MAX_MESSAGE - OVERHEAD).body.map_or_else(nothing, frame::deliverable);
@@ -75,14 +76,14 @@ impl Answerer {
         };
         if head.nudge {
             self.parked.wait(session, Duration::from_millis(head.hold_ms)).await;
-            return self.encode(Vec::new(), &[]);
+            return self.encode(Vec::new(), &[], begin);
         }
         let mut entries: Vec<(u64, Option<Pending>)> = Vec::with_capacity(head.entries.len());
         for (entry, body) in head.entries.iter().zip(bodies) {
             entries.push((entry.n, self.pending(session, entry, body, origin)));
         }
         hold(&head, &mut entries).await;
-        let reply = self.collect(&entries);
+        let reply = self.collect(&entries, begin);
         self.parked.wake_later(session);
         reply
     }
@@ -102,7 +103,7 @@ impl Answerer {
     }
 
     /// Writes the replies of all entries that are done, as many as fit into a message.
-    fn collect(&self, entries: &[(u64, Option<Pending>)]) -> Bytes {
+    fn collect(&self, entries: &[(u64, Option<Pending>)], begin: Instant) -> Bytes {
         let mut heads = Vec::with_capacity(entries.len());
         let mut bodies = Vec::new();
         let room = MAX_MESSAGE - OVERHEAD - entries.len() * frame::ENTRY_OVERHEAD;
@@ -128,12 +129,13 @@ impl Answerer {
                 }
             });
         }
-        self.encode(heads, &bodies)
+        self.encode(heads, &bodies, begin)
     }
 
-    fn encode(&self, entries: Vec<ReplyEntry>, bodies: &[Bytes]) -> Bytes {
+    fn encode(&self, entries: Vec<ReplyEntry>, bodies: &[Bytes], begin: Instant) -> Bytes {
+        let took_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         let boot = format!("{:x}-{:x}", self.run, self.daemon_start.load(Ordering::Relaxed));
-        frame::encode(&ReplyHead { boot, entries }, bodies)
+        frame::encode(&ReplyHead { boot, took_ms, entries }, bodies)
     }
 }
 

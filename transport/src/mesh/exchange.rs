@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ const QUIET: Duration = Duration::from_millis(600);
 /// A long poll that is sent to a peer which was heard so lately is not asked after.
 const TRUSTED_SILENCE: Duration = Duration::from_secs(10);
 /// While the peer was heard so lately, its other messages need no asking after.
-const HEARD: Duration = Duration::from_secs(1);
+const HEARD: Duration = Duration::from_millis(800);
 /// ... but for no longer than that.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How soon it is asked again about a call that goes on there.
@@ -121,7 +122,7 @@ impl Core {
         }
         let mut gone = self.gone.subscribe();
         let mut boot = self.boot.subscribe();
-        let nudges = if alone && lane == Lane::Normal { self.nudges.due() } else { 0 };
+        let nudges = if alone && lane == Lane::Normal { self.nudges.due(batch.len()) } else { 0 };
         for n in 1..=nudges {
             tokio::spawn(Arc::clone(self).nudge(nudge::AFTER * n as u32));
         }
@@ -135,10 +136,11 @@ impl Core {
                 biased;
                 pushed = &mut push => {
                     let heard = self.pushed(pushed).await?;
-                    if matches!(heard, Heard::Reply(..)) && lane == Lane::Normal {
-                        self.measured(now.elapsed());
+                    if let (Heard::Reply(head, _), Lane::Normal) = (&heard, lane) {
+                        let took = now.elapsed().saturating_sub(Duration::from_millis(head.took_ms));
+                        self.measured(took);
                         if alone {
-                            self.nudges.learn(now.elapsed(), nudges > 0);
+                            self.nudges.learn(took, nudges > 0);
                         }
                     }
                     return Ok(heard);
@@ -156,9 +158,7 @@ impl Core {
                             }
                             ask_at = Instant::now() + NEXT;
                         }
-                        Probe::Unreachable if self.silence() > TRUSTED_SILENCE / 3 || round > 1 => {
-                            return Err(self.unreachable());
-                        }
+                        Probe::Unreachable if self.is_gone(round) => return Err(self.unreachable()),
                         Probe::Unserved if round > 1 => return Err(self.unserved()),
                         Probe::Unclear if round > 3 => return Err(self.unreachable()),
                         Probe::Failed(e) => return Err(e),
@@ -167,7 +167,7 @@ impl Core {
                 }
                 () = tokio::time::sleep_until(ask_at), if asking.is_none() => {
                     if round == 0 && self.silence() < HEARD && now.elapsed() < PATIENCE {
-                        ask_at = Instant::now() + HEARD;
+                        ask_at = Instant::now() + HEARD.saturating_sub(self.silence());
                     } else {
                         let numbers = batch.iter().map(|entry| entry.n).collect();
                         asking = Some(self.probe(numbers, round).boxed());
@@ -186,6 +186,12 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether a peer whose daemon did not answer is given up. Where there is another path, at once: a
+    /// daemon that was only slow is found again soon.
+    fn is_gone(&self, round: u32) -> bool {
+        round > 1 || self.has_alternative.load(Ordering::Relaxed) || self.silence() > TRUSTED_SILENCE / 3
     }
 
     /// How long a message may stay unanswered before it is asked after.

@@ -72,6 +72,9 @@ pub(super) struct EntryHead {
 pub(super) struct ReplyHead {
     /// Changes when the node or its daemon was restarted: what was on its way then is lost.
     pub(super) boot: String,
+    /// How long the node took, in milliseconds.
+    #[serde(default)]
+    pub(super) took_ms: u64,
     /// An answer to every entry of the request.
     #[serde(default)]
     pub(super) entries: Vec<ReplyEntry>,

@@ -23,8 +23,13 @@ const BURST: f64 = 4.0;
 /// Messages beyond that, if none is in flight: a caller that waits for each reply hurts nobody at
 /// first.
 const DEBT: f64 = 200.0;
-/// How soon another message may follow one that is in flight.
+/// How soon another message may follow one that is in flight, if it is full.
 const SPACING: Duration = Duration::from_millis(4);
+/// How soon if it is not: callers that come meanwhile wait for that one, and travel together. At least
+/// and at most; in between it is a little more than a message takes.
+const GAP: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(150));
+/// So many calls, or so many bytes of them, are a full message.
+const FULL: (usize, usize) = (200, 512 << 10);
 /// How long a long poll waits for others to travel with it.
 const LINGER: Duration = Duration::from_millis(5);
 
@@ -50,8 +55,9 @@ impl Pace {
         Self { tokens: BURST, refilled: now, last: now - SPACING }
     }
 
-    /// When a message may be sent, given how many are in flight; `None` not before one has come back.
-    fn ready(&mut self, now: Instant, flying: usize) -> Option<Instant> {
+    /// When a message may be sent, given how many are in flight and how soon after the last one; `None`
+    /// not before one has come back.
+    fn ready(&mut self, now: Instant, flying: usize, gap: Duration) -> Option<Instant> {
         self.tokens = (self.tokens + RATE * (now - self.refilled).as_secs_f64()).min(BURST);
         self.refilled = now;
         if flying >= MAX_FLYING {
@@ -60,7 +66,7 @@ impl Pace {
         let floor = if flying == 0 { -DEBT } else { 1.0 };
         let missing = (floor - self.tokens).max(0.0);
         let paid = now + Duration::from_secs_f64(missing / RATE);
-        Some(if flying == 0 { paid } else { paid.max(self.last + SPACING) })
+        Some(if flying == 0 { paid } else { paid.max(self.last + gap) })
     }
 
     fn sent(&mut self, now: Instant) {
@@ -88,7 +94,7 @@ pub(super) async fn run(
             None
         } else {
             match lane {
-                Lane::Normal => pace.ready(now, flying.len()),
+                Lane::Normal => pace.ready(now, flying.len(), gap(&core, &queue)),
                 Lane::Long => (flying.len() < MAX_LONG).then_some(since + LINGER),
             }
         };
@@ -98,7 +104,7 @@ pub(super) async fn run(
             }
             if let Some(batch) = take_batch(&mut queue) {
                 pace.sent(now);
-                let alone = flying.is_empty() && queue.is_empty();
+                let alone = flying.is_empty();
                 flying.spawn(Arc::clone(&core).exchange(batch, lane, alone));
             }
             continue;
@@ -127,6 +133,16 @@ pub(super) async fn run(
             () = tokio::time::sleep_until(ready.unwrap_or(now)), if ready.is_some() => {}
         }
     }
+}
+
+/// How soon a message may follow one that is in flight.
+fn gap(core: &Core, queue: &VecDeque<Entry>) -> Duration {
+    let is_full = queue.len() >= FULL.0 || queue.iter().map(Entry::size).sum::<usize>() >= FULL.1;
+    if is_full {
+        return SPACING;
+    }
+    let rtt = core.rtt().unwrap_or(GAP.1);
+    (rtt * 5 / 4 + SPACING).clamp(GAP.0, GAP.1)
 }
 
 /// Lets callers that are just about to call come along.
@@ -215,26 +231,26 @@ mod tests {
         let begin = Instant::now();
         let mut count = 0;
         while begin.elapsed() < Duration::from_secs(10) {
-            let at = pace.ready(Instant::now(), 2).unwrap();
+            let at = pace.ready(Instant::now(), 2, SPACING).unwrap();
             tokio::time::sleep_until(at).await;
             pace.sent(Instant::now());
             count += 1;
         }
         assert!((240..=260).contains(&count), "{count}");
-        assert!(pace.ready(Instant::now(), MAX_FLYING).is_none());
+        assert!(pace.ready(Instant::now(), MAX_FLYING, SPACING).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_each_reply_is_not_held_up_at_first() {
         let mut pace = Pace::new();
         for _ in 0..200 {
-            assert_eq!(pace.ready(Instant::now(), 0), Some(Instant::now()));
+            assert_eq!(pace.ready(Instant::now(), 0, GAP.1), Some(Instant::now()));
             pace.sent(Instant::now());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..=(BURST + RATE) as usize {
             pace.sent(Instant::now());
         }
-        assert!(pace.ready(Instant::now(), 0).unwrap() > Instant::now());
+        assert!(pace.ready(Instant::now(), 0, GAP.1).unwrap() > Instant::now());
     }
 }

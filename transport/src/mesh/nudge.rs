@@ -13,8 +13,8 @@
 //! are sent, since the second message misses its own acknowledgement as well and is woken by the
 //! third; later the one that was left over is there already.
 //!
-//! Every call then costs four messages instead of two, so it is done only for calls that go alone, at
-//! most [`RATE`] times a second, and only to peers where it was seen to help.
+//! A message and its reply then cost four messages instead of two, so it is done only when no other is
+//! in flight, only to peers where it was seen to help, and not often: [`RATE`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,10 +33,14 @@ pub(super) const PARK: Duration = Duration::from_secs(20);
 const MAX_PARKED: usize = 3;
 /// Callers with parked messages.
 const MAX_SESSIONS: usize = 256;
-/// Nudged calls a second, sustained.
+/// Nudged messages a second, sustained, if they hold a single call.
 const RATE: f64 = 2.0;
-/// Nudged calls at once.
+/// Such messages at once.
 const BURST: f64 = 30.0;
+/// What a message with that many calls counts for: each call then pays little for the nudge.
+const MANY: (usize, f64) = (16, 0.15);
+/// A nudge that is out for so long is parked at the node, or will be woken by the next message.
+const PARKED: Duration = Duration::from_millis(5);
 /// A call that takes at least so long, without its handler, has met the tick.
 const TICKED: Duration = Duration::from_millis(90);
 /// A call that takes longer has met something else.
@@ -140,8 +144,9 @@ impl Nudges {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How many nudges should go with a call that goes alone now: none, one or two.
-    pub(super) fn due(&self) -> usize {
+    /// How many nudges should go with a message of that many calls that goes alone now: none, one or
+    /// two.
+    pub(super) fn due(&self, calls: usize) -> usize {
         let now = Instant::now();
         let mut state = self.lock();
         state.tokens = (state.tokens + RATE * (now - state.refilled).as_secs_f64()).min(BURST);
@@ -149,10 +154,9 @@ impl Nudges {
         if !state.ticks || state.tokens < 1.0 || state.pause_until.is_some_and(|until| until > now) {
             return 0;
         }
-        state.tokens -= 1.0;
-        // One that is out for longer than a tick has arrived, and is parked at the node.
+        state.tokens -= if calls >= MANY.0 { MANY.1 } else { 1.0 };
         state.out.retain(|sent| now.duration_since(*sent) < PARK);
-        if state.out.iter().any(|sent| now.duration_since(*sent) > Duration::from_millis(120)) { 1 } else { 2 }
+        if state.out.iter().any(|sent| now.duration_since(*sent) > PARKED) { 1 } else { 2 }
     }
 
     /// A nudge is sent; the value takes it back when it is answered.
@@ -170,7 +174,7 @@ impl Nudges {
         }
     }
 
-    /// A call that went alone took so long.
+    /// A message that went alone took so long, without the time that the node needed.
     pub(super) fn learn(&self, took: Duration, nudged: bool) {
         let mut state = self.lock();
         let ticked = took >= TICKED && took <= NOT_TICKED;
@@ -212,21 +216,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nudges_are_sent_only_where_they_help() {
         let nudges = Nudges::new();
-        assert_eq!(nudges.due(), 0, "no call met the tick yet");
+        assert_eq!(nudges.due(1), 0, "no call met the tick yet");
         nudges.learn(Duration::from_millis(58), false);
-        assert_eq!(nudges.due(), 0);
+        assert_eq!(nudges.due(1), 0);
         nudges.learn(Duration::from_millis(204), false);
-        assert_eq!(nudges.due(), 2);
+        assert_eq!(nudges.due(1), 2);
         let sent = nudges.sent();
-        assert_eq!(nudges.due(), 2, "it is still on its way");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(nudges.due(), 1, "it is parked");
+        assert_eq!(nudges.due(1), 2, "it is still on its way");
+        tokio::time::sleep(PARKED * 2).await;
+        assert_eq!(nudges.due(1), 1, "it is parked");
         nudges.answered(sent);
-        assert_eq!(nudges.due(), 2);
+        assert_eq!(nudges.due(1), 2);
         for _ in 0..TRIES {
             nudges.learn(Duration::from_millis(204), true);
         }
-        assert_eq!(nudges.due(), 0, "they do not help");
+        assert_eq!(nudges.due(1), 0, "they do not help");
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,9 +240,12 @@ mod tests {
         let begin = Instant::now();
         let mut nudged = 0;
         while begin.elapsed() < Duration::from_secs(60) {
-            nudged += usize::from(nudges.due() > 0);
+            nudged += usize::from(nudges.due(1) > 0);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!((100..=151).contains(&nudged), "{nudged}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let nudged = (0..1000).filter(|_| nudges.due(MANY.0) > 0).count();
+        assert!((190..=210).contains(&nudged), "{nudged}");
     }
 }

@@ -149,6 +149,13 @@ impl Path {
         health
     }
 
+    /// Tells the path whether there is another one to the node.
+    pub(super) fn set_alternative(&self, exists: bool) {
+        if let Way::Messages(peer) = &self.way {
+            peer.set_alternative(exists);
+        }
+    }
+
     /// Whether calls may go there now.
     pub(super) fn is_usable(&self) -> bool {
         let health = self.lock();

@@ -1,7 +1,7 @@
 //! One topic of one host of the overlay, as its callers here share it.
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub(super) struct Core {
     /// Counts how often the peer was found gone, and says why.
     pub(super) gone: watch::Sender<Option<RpcError>>,
     pub(super) nudges: Nudges,
+    /// Whether there is another path to the node, so that doubts need not be waited out.
+    pub(super) has_alternative: AtomicBool,
 }
 
 impl Peer {
@@ -100,6 +102,7 @@ impl Peer {
             boot: watch::channel(String::new()).0,
             gone: watch::channel(None).0,
             nudges: Nudges::new(),
+            has_alternative: AtomicBool::new(false),
         });
         let (normal, normal_queue) = mpsc::channel(MAX_QUEUE);
         let (long, long_queue) = mpsc::channel(MAX_QUEUE);
@@ -139,6 +142,11 @@ impl Peer {
             Ok(Err(_)) => Err(RpcError::internal("the lane of a peer ended")),
             Err(_) => Err(self.core.timed_out()),
         }
+    }
+
+    /// Tells it whether there is another path to the node.
+    pub(super) fn set_alternative(&self, exists: bool) {
+        self.core.has_alternative.store(exists, Ordering::Relaxed);
     }
 
     /// Asks the peer whether it is there, and how long the answer took.

@@ -111,6 +111,7 @@ impl Route {
             made.push(before.map_or_else(new, Arc::clone));
         }
         made.sort_by_key(|path| path.kind);
+        made.iter().for_each(|path| path.set_alternative(made.len() > 1));
         made
     }
 

@@ -71,3 +71,29 @@ pub(crate) async fn nothing_is_left_in_any_inbox(world: &World) {
         assert!(simulator.nodes().iter().all(|node| node.traffic().blocking_pops == 0));
     }
 }
+
+/// On a link where the daemon misses acknowledgements, as on a LAN.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_call_does_not_wait_for_the_tick_twice() {
+    let faults = horus_transport::simulator::Faults {
+        tick: true,
+        delay: Duration::from_micros(200),
+        ..horus_transport::simulator::Faults::default()
+    };
+    let world = World::simulated_with(faults).await;
+    let client = world.client();
+    let mut took = Vec::new();
+    for _ in 0..20 {
+        let begin = std::time::Instant::now();
+        client.call::<Count>(&NoParams {}).await.unwrap();
+        took.push(begin.elapsed());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    took.sort_unstable();
+    assert!(took[10] < Duration::from_millis(104), "{took:?}");
+    // What was parked is answered, and taken.
+    tokio::time::sleep(Duration::from_secs(23)).await;
+    let simulator = world.simulator().unwrap();
+    assert!(simulator.nodes().iter().all(|node| node.inbox_len() == 0));
+    world.end().await;
+}

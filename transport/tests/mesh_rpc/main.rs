@@ -16,6 +16,8 @@ mod budgets;
 mod calls;
 mod faults;
 mod frames;
+mod measure;
+mod paths;
 mod service;
 mod world;
 
@@ -118,4 +120,15 @@ checks! {
         faults::the_callers_daemon_goes_and_comes,
         faults::the_callees_daemon_is_restarted,
         faults::a_long_poll_survives_a_restart_of_the_callees_daemon;
+}
+
+/// Numbers for the documents, not a check.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; run it alone, with --release and MYCELIUM_BIN"]
+async fn measured() {
+    let Some(mesh) = real::RealMesh::up(2).await else { return };
+    let mesh = Arc::new(mesh);
+    let world = World::real(&mesh).await;
+    measure::measure(&world, &mesh.daemons()).await;
+    world.end().await;
 }

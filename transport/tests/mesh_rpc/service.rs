@@ -1,7 +1,7 @@
 //! A role to call: methods of every kind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use horus_keys::{Identity, NodeAnnouncement, PeerId, Role, Timestamp, Trust, TrustPolicy, TrustedKey};
@@ -15,7 +15,7 @@ pub(crate) const TOPIC: &str = "horus.supervisor";
 
 pub(crate) struct State {
     pub(crate) me: Identity,
-    pub(crate) addresses: Vec<String>,
+    pub(crate) addresses: OnceLock<Vec<String>>,
     pub(crate) mesh_public_key: Option<horus_keys::MeshPublicKey>,
     pub(crate) counted: AtomicU32,
     pub(crate) noted: AtomicU32,
@@ -69,7 +69,7 @@ fn announce(state: &State) -> NodeInfo {
         roles: vec![Role::Supervisor],
         topics: vec![TOPIC.into()],
         runners: Vec::new(),
-        addresses: state.addresses.clone(),
+        addresses: state.addresses.get().cloned().unwrap_or_default(),
         mesh_public_key: state.mesh_public_key,
         sealing_public_key: None,
         expires_at: Timestamp::now() + Duration::from_secs(600),
@@ -133,7 +133,7 @@ pub(crate) fn dispatcher(state: &Arc<State>) -> Dispatcher {
 pub(crate) fn state(seed: u8) -> State {
     State {
         me: Identity::from_seed(&[seed; 32]),
-        addresses: Vec::new(),
+        addresses: OnceLock::new(),
         mesh_public_key: None,
         counted: AtomicU32::new(0),
         noted: AtomicU32::new(0),
