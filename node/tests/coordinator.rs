@@ -21,6 +21,7 @@ use horus_node::workflow::{StepStatus, WorkflowStatus};
 use horus_runners::admission::Verifier;
 use horus_runners::executor::{Context, ExecutionError, Executor, Output};
 use horus_runners::job::{Job, WorkflowSubmission};
+use horus_runners::noop::NoopExecutor;
 use horus_runners::queue::{Queue, QueueOptions};
 use horus_runners::worker::{Worker, WorkerOptions};
 use horus_transport::{Address, ClientOptions, NoParams, RpcClient};
@@ -142,7 +143,11 @@ async fn site(dir: &Path, n: usize, key: &Identity, runner: &Identity, concurren
     let trust = common.trust.clone();
     let running = supervisor::start(common, SupervisorConfig::default()).await.unwrap();
     let (workers, executed) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-    for kind in ["hero", "sal", "noop"] {
+    let noop_queue = Queue::connect(&redis.url(), QueueOptions::default()).await.unwrap();
+    let noop_options = WorkerOptions::new(format!("noop-{n}"), runner.clone());
+    let noop = Worker::new(NoopExecutor, noop_queue, Verifier::new(trust.clone()), noop_options);
+    tokio::spawn(noop.run(workers.clone()));
+    for kind in ["hero", "sal"] {
         let queue = Queue::connect(&redis.url(), QueueOptions::default()).await.unwrap();
         let mut options = WorkerOptions::new(format!("{kind}-{n}"), runner.clone());
         options.concurrency = concurrency.try_into().unwrap();
@@ -309,9 +314,9 @@ async fn a_chain_costs_the_same_per_step_however_long_it_is() {
     let place = Place::new(1, 4).await;
     let mut per_step = Vec::new();
     for length in [10_u32, 100, 400] {
-        let mut text = "workflow:\n  name: chain\n  steps:\n    - {id: s0, runner: hero, payload: x}\n".to_owned();
+        let mut text = "workflow:\n  name: chain\n  steps:\n    - {id: s0, runner: noop, payload: ''}\n".to_owned();
         for n in 1..length {
-            text += &format!("    - {{id: s{n}, runner: hero, payload: x, depends_on: [s{}]}}\n", n - 1);
+            text += &format!("    - {{id: s{n}, runner: noop, payload: '', depends_on: [s{}]}}\n", n - 1);
         }
         let began = Instant::now();
         place.submit(&format!("chain{length}"), &text, &[]).await;
