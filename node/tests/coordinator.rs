@@ -235,7 +235,7 @@ async fn a_pipeline_over_three_kinds_of_runners_with_inputs_logs_and_declared_ou
     let text = r#"
 workflow:
   name: "data-pipeline"
-  outputs: {stored: store, also: fetch}
+  outputs: {stored: store, also: fetch, nothing: last}
   steps:
     - id: "fetch"
       runner: "hero"
@@ -245,9 +245,10 @@ workflow:
       depends_on: ["fetch"]
       payload: "sum of input.fetch and input.add"
     - id: "store"
-      runner: "noop"
+      runner: "sal"
       depends_on: ["process"]
       payload: "input"
+    - {id: last, runner: noop, payload: "", depends_on: [store]}
     - {id: talk, runner: sal, payload: "say one two three"}
 "#;
     place.submit("pipeline", text, &[("add", "2")]).await;
@@ -255,6 +256,7 @@ workflow:
     assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
     assert_eq!(output(&view, "stored"), serde_json::json!({"add": 2, "process": 42}));
     assert_eq!(output(&view, "also"), 40);
+    assert_eq!(output(&view, "nothing"), serde_json::Value::Null);
     let params = WorkflowLogParams { workflow_id: "pipeline".parse().unwrap(), step: None, cursor: None, limit: None };
     let page = place.client.call::<GetWorkflowLogs>(&params).await.unwrap();
     let said: Vec<&str> =

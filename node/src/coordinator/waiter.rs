@@ -96,6 +96,14 @@ pub(super) async fn run(
     // When what is free is polled for; `None` while nothing is.
     let mut next: Option<Instant> = None;
     loop {
+        // Not by a timer if it is due: a timer waits for the next millisecond, and so would every step of a chain.
+        if next.is_some_and(|at| at <= Instant::now()) {
+            next = None;
+            for watches in waiter.batches() {
+                in_polls += watches.len();
+                polls.push(poll(Arc::clone(&waiter.supervisor), watches, waiter.wait(polls.len())));
+            }
+        }
         let poll_at = next.unwrap_or_else(Instant::now);
         tokio::select! {
             watches = new.recv() => {
@@ -113,13 +121,7 @@ pub(super) async fn run(
                 let at = Instant::now() + pause;
                 next = Some(next.map_or(at, |planned| planned.min(at)));
             }
-            () = tokio::time::sleep_until(poll_at), if next.is_some() => {
-                next = None;
-                for watches in waiter.batches() {
-                    in_polls += watches.len();
-                    polls.push(poll(Arc::clone(&waiter.supervisor), watches, waiter.wait(polls.len())));
-                }
-            }
+            () = tokio::time::sleep_until(poll_at), if next.is_some() => {}
             _ = ticks.tick(), if in_polls > 0 || !waiter.free.is_empty() => {
                 if waiter.tick() && next.is_none() {
                     next = Some(Instant::now());
