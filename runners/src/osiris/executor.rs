@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     executor::{Context, ExecutionError, Executor, Output},
-    job::Job,
+    job::{Job, step_job_id},
     script::{Program, ScriptFailure, run},
 };
 
@@ -118,7 +118,7 @@ impl Executor for OsirisExecutor {
     }
 
     async fn execute(&self, job: &Job, context: &Context) -> Result<Output, ExecutionError> {
-        let job_id = job.id.to_string();
+        let job_id = effect_id(job);
         if let Some(output) = self.store.recorded(&job_id).await.map_err(|e| database_error(&e))? {
             context.log.system("the job was stored before: its script is not run again, its output is the same");
             return Output::from_json_text(output);
@@ -160,5 +160,56 @@ impl Executor for OsirisExecutor {
             "other jobs changed what this one reads {ATTEMPTS} times while it ran: read less, or run it when there is less to do"
         );
         Err(ExecutionError::new("CONFLICT", text))
+    }
+}
+
+/// The id under which a job's effect is recorded. For a step that of the step, whichever attempt it is: an attempt that is
+/// made because nobody knew what became of the one before must not take effect a second time.
+fn effect_id(job: &Job) -> String {
+    match &job.delegation {
+        Some(step) => step_job_id(&step.workflow, &step.step, step.index, 0, job.id.runner()).to_string(),
+        None => job.id.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use horus_keys::Digest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        executor::LogSink,
+        job::{Delegation, StepId},
+    };
+
+    #[tokio::test]
+    async fn attempts_of_one_step_take_effect_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/osiris.db", dir.path().display());
+        let osiris = OsirisExecutor::open(OsirisOptions::new(url)).await.unwrap();
+        let run = async |workflow: &[u8], attempt: u32, payload: &str| {
+            let mut job = Job::unsigned("osiris", payload);
+            let (workflow, step) = (Digest::of(workflow), StepId::new("store").unwrap());
+            job.id = step_job_id(&workflow, &step, None, attempt, job.id.runner());
+            job.delegation = Some(Delegation { workflow, step, index: None, attempt });
+            let context = Context {
+                log: LogSink::collecting(),
+                cancel: CancellationToken::new(),
+                secrets: std::collections::BTreeMap::new(),
+                deadline: tokio::time::Instant::now() + Duration::from_secs(60),
+            };
+            let output = osiris.execute(&job, &context).await.map(|output| output.get().to_owned());
+            output.map(|text| serde_json::from_str::<serde_json::Value>(&text).unwrap())
+        };
+        let create = "osiris.model(\"m\").create(#{})";
+        // A failed attempt leaves nothing behind, so the next one runs.
+        run(b"w", 1, "osiris.model(\"m\").create(#{}); throw \"no\"").await.unwrap_err();
+        let second = run(b"w", 2, create).await.unwrap();
+        let third = run(b"w", 3, create).await.unwrap();
+        assert_eq!(second["id"], third["id"], "the third attempt gives what the second stored");
+        let other = run(b"another", 1, create).await.unwrap();
+        assert_ne!(second["id"], other["id"]);
+        assert_eq!(run(b"count", 1, "osiris.model(\"m\").count()").await.unwrap(), json!(2));
     }
 }
