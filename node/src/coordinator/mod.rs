@@ -10,6 +10,7 @@
 //! | `pool` | the supervisors, how they are, and which one gets a step |
 //! | `batch`, `deliver` | from ready steps to accepted jobs |
 //! | `waiter`, `arrival` | from long polls to checked results |
+//! | `doctor` | what is wrong with stored workflows |
 //! | `store`, `vault` | what is kept in Redis, and what of it is at hand |
 //!
 //! A workflow belongs to one coordinator at a time. What happens is appended to its journal before anything is done about it,
@@ -19,6 +20,7 @@ mod arrival;
 mod ask;
 mod batch;
 mod deliver;
+mod doctor;
 mod driver;
 mod live;
 mod logs;
@@ -34,6 +36,7 @@ mod vault;
 mod waiter;
 mod watchman;
 
+pub use doctor::examine;
 pub use start::{CoordinatorConfig, RETENTION, Running, methods, start};
 
 use std::collections::{HashMap, HashSet};

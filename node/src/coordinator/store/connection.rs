@@ -21,6 +21,11 @@ pub(super) enum Link {
 }
 
 impl Link {
+    /// Whether it is a cluster: commands without a key then reach one node of many.
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     /// Connects. `redis://`, `rediss://` and `unix://` (or `redis+unix://`) name one server, `redis-cluster://a:6379,b:6379`
     /// (`rediss-cluster://` with TLS) the nodes of a cluster.
     pub(super) async fn open(url: &str) -> RedisResult<Self> {

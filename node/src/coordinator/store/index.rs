@@ -39,6 +39,27 @@ impl Store {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
+    /// The workflows of which anything is stored; in a cluster, those of the list of all.
+    pub(crate) async fn stored(&self) -> Result<Vec<WorkflowId>, StoreError> {
+        let mut link = self.link.clone();
+        if link.is_cluster() {
+            let ids: Vec<String> = link.zrange(ALL, 0, -1).await?;
+            return Ok(ids.iter().filter_map(|id| id.parse().ok()).collect());
+        }
+        let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg("horus:wf:{*}:meta").arg("COUNT").arg(1000);
+            let (next, keys): (String, Vec<String>) = scan.query_async(&mut link).await?;
+            let id = |key: &String| key.strip_prefix("horus:wf:{")?.strip_suffix("}:meta")?.parse().ok();
+            found.extend(keys.iter().filter_map(id));
+            if next == "0" {
+                return Ok(found);
+            }
+            cursor = next;
+        }
+    }
+
     /// Puts a workflow into the lists. Doing it again changes nothing.
     pub(crate) async fn list_in(&self, id: &WorkflowId, by: &PeerId, at: Timestamp) -> Result<(), StoreError> {
         let mut link = self.link.clone();

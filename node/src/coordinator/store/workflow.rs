@@ -138,6 +138,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a workflow is to be forgotten after some time.
+    pub(crate) async fn expires(&self, id: &WorkflowId) -> Result<bool, StoreError> {
+        let left: i64 = redis::cmd("PTTL").arg(key(id, "meta")).query_async(&mut self.link.clone()).await?;
+        Ok(left >= 0)
+    }
+
     /// A workflow as it is stored, if it is.
     pub(crate) async fn load(&self, id: &WorkflowId) -> Result<Option<Stored>, StoreError> {
         type Parts = (HashMap<String, String>, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Vec<u8>>);
