@@ -309,6 +309,12 @@ pub struct UpArgs {
     /// Jobs at a time for each runner [default: by kind]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub concurrency: Option<u32>,
+    /// Refuse new jobs (QUEUE_FULL) while a runner's queue holds this many
+    #[arg(long, default_value_t = 1_000_000, value_name = "JOBS")]
+    pub max_queue: u64,
+    /// Give a runner's jobs up when its heartbeat has stood still for this long
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = super::parse_duration)]
+    pub lease: std::time::Duration,
     /// What to log
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log: String,

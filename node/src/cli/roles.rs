@@ -49,6 +49,8 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
         redis_url: args.redis_url,
         appendfsync: args.appendfsync,
         concurrency: args.concurrency,
+        max_queue: args.max_queue,
+        lease: args.lease,
         log: args.log,
         grace: args.grace,
         json: args.json,

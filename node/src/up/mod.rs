@@ -42,6 +42,10 @@ pub struct UpConfig {
     pub appendfsync: FsyncArg,
     /// Jobs at a time for each runner.
     pub concurrency: Option<u32>,
+    /// Jobs that may wait for each runner.
+    pub max_queue: u64,
+    /// After how long without a sign of life a runner has lost its jobs.
+    pub lease: Duration,
     /// Log filter of every role.
     pub log: String,
     /// How long stopping may take.
@@ -157,8 +161,17 @@ fn role_specs(
         ChildSpec { name: role.to_owned(), program: exe.clone(), args: all }
     };
     let supervisor_id = setup.peer_id("supervisor");
-    let mut specs =
-        vec![common("supervisor", vec!["supervisor".to_owned(), "--port".to_owned(), supervisor_port.to_string()])];
+    let lease = horus_keys::duration::format(config.lease);
+    let supervisor = [
+        "supervisor",
+        "--port",
+        &supervisor_port.to_string(),
+        "--max-queue",
+        &config.max_queue.to_string(),
+        "--lease",
+        &lease,
+    ];
+    let mut specs = vec![common("supervisor", supervisor.map(str::to_owned).to_vec())];
     for kind in ["hero", "sal", "osiris", "noop"] {
         let mut args = vec![
             "runner".to_owned(),
@@ -167,6 +180,8 @@ fn role_specs(
             kind.to_owned(),
             "--audience".to_owned(),
             supervisor_id.to_string(),
+            "--lease".to_owned(),
+            lease.clone(),
         ];
         if let Some(dir) = config.script_lib.as_ref().filter(|_| matches!(kind, "sal" | "osiris")) {
             args.extend(["--script-lib".to_owned(), absolute(dir)?]);
