@@ -102,6 +102,8 @@ impl House {
                 let name = match words.get(1).map(String::as_str) {
                     Some("runner") => format!("runner-{}", words.get(2)?),
                     Some(role @ ("supervisor" | "coordinator")) => role.to_owned(),
+                    // About to become one of the others.
+                    Some("__with-parent") => return None,
                     _ => "redis".to_owned(),
                 };
                 Some((name, pid.parse().ok()?))

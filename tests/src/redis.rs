@@ -1,7 +1,7 @@
 //! A Redis server of the test's own, on a Unix socket and a port of its own.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ impl TestRedis {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
-        let child = spawn(port, dir.path().to_owned());
+        let child = spawn(port, dir.path());
         let redis = Self { child, port, dir };
         redis.wait_until_up();
         redis
@@ -51,7 +51,7 @@ impl TestRedis {
     pub fn crash_and_restart(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.child = spawn(self.port, self.dir.path().to_owned());
+        self.child = spawn(self.port, self.dir.path());
         self.wait_until_up();
     }
 
@@ -77,12 +77,12 @@ impl Drop for TestRedis {
     }
 }
 
-fn spawn(port: u16, dir: PathBuf) -> Child {
+fn spawn(port: u16, dir: &Path) -> Child {
     for name in ["valkey-server", "redis-server"] {
         let spawned = Command::new(name)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir"])
-            .arg(&dir)
+            .arg(dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();

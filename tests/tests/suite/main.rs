@@ -2,6 +2,7 @@
 
 mod cli_keys;
 mod custom_runner;
+mod faults;
 mod hostile_coordinator;
 mod hostile_input;
 mod house_rules;

@@ -1,0 +1,194 @@
+//! Everything is killed and stopped at random while workflows with countable effects run; at the end the count must match.
+//!
+//! The short form is a test like the others. The long one, for as long as one likes, and a seed that failed:
+//!
+//!     HORUS_FAULT_SECONDS=3600 HORUS_FAULT_SEED=42 cargo test -p horus-tests --test suite faults -- --nocapture
+//!
+//! The seed repeats which role is hit, when and how; the processes' own timing it cannot repeat.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use horus_keys::{Envelope, Identity, KeyDir, PeerId};
+use horus_node::api::coordinator::{SubmitWorkflow, SubmitWorkflowParams};
+use horus_tests::{Chance, House, Ledger};
+use horus_transport::{ClientOptions, RpcClient};
+use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::Value;
+
+/// Workflows of the short form; the long one submits so many a minute.
+const WORKFLOWS: usize = 200;
+/// How long the short form goes on hitting.
+const SHORT: Duration = Duration::from_secs(35);
+/// How long a runner may be silent. Stops are longer.
+const LEASE: Duration = Duration::from_secs(3);
+/// How long everything may take to end once nothing is hit any more.
+const SETTLE: Duration = Duration::from_secs(120);
+
+fn key(dir: std::path::PathBuf) -> Identity {
+    KeyDir::load(&dir, || Ok(None)).unwrap().identity
+}
+
+fn signal(pid: i32, signal: Signal) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+}
+
+/// Submits until every workflow is accepted: the very same envelope again when nobody knows whether it was.
+struct Submitter {
+    address: String,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Submitter {
+    fn run(self, envelopes: Vec<Envelope>, pace: Duration) -> thread::JoinHandle<()> {
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let client = RpcClient::connect(self.address.parse().unwrap(), ClientOptions::default()).unwrap();
+                for envelope in envelopes {
+                    let params = SubmitWorkflowParams { envelope: envelope.into() };
+                    let deadline = Instant::now() + SETTLE;
+                    while let Err(error) =
+                        client.call_with_timeout::<SubmitWorkflow>(&params, Duration::from_secs(5)).await
+                    {
+                        assert!(Instant::now() < deadline, "a workflow is not accepted: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(pace).await;
+                }
+            });
+        })
+    }
+}
+
+/// Hits one role after the other until `until`, then lets all go on.
+fn hit(house: &House, chance: &mut Chance, until: Instant) -> BTreeMap<String, usize> {
+    let mut hits = BTreeMap::new();
+    let mut stopped: Vec<(Instant, i32)> = Vec::new();
+    while Instant::now() < until {
+        thread::sleep(Duration::from_millis(300 + chance.below(1500)));
+        stopped.retain(|(at, pid)| {
+            let over = Instant::now() >= *at;
+            if over {
+                signal(*pid, Signal::SIGCONT);
+            }
+            !over
+        });
+        let mut roles = house.roles();
+        roles.retain(|(name, pid)| name != "runner-hero" && stopped.iter().all(|(_, stopped)| stopped != pid));
+        roles.sort();
+        if roles.is_empty() {
+            continue;
+        }
+        let (name, pid) = chance.pick(&roles).clone();
+        let may_stop = name == "coordinator" || name == "supervisor" || name.starts_with("runner-");
+        let how = if may_stop && chance.below(3) == 0 {
+            let pause = LEASE + Duration::from_millis(1500 + chance.below(5000));
+            stopped.push((Instant::now() + pause, pid));
+            signal(pid, Signal::SIGSTOP);
+            "stop"
+        } else {
+            signal(pid, Signal::SIGKILL);
+            "kill"
+        };
+        println!("{how} {name}");
+        *hits.entry(format!("{how} {name}")).or_insert(0) += 1;
+    }
+    for (_, pid) in stopped {
+        signal(pid, Signal::SIGCONT);
+    }
+    hits
+}
+
+/// Waits until a workflow has ended, and gives its status.
+fn ended(house: &House, id: &str, deadline: Instant) -> Value {
+    loop {
+        let shown = house.run(&["workflow", "status", id, "--json"]);
+        if shown.code == 0 {
+            let view = shown.json();
+            if matches!(view["status"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                return view;
+            }
+            assert!(Instant::now() < deadline, "workflow {id} does not end: {view:#}");
+        }
+        assert!(Instant::now() < deadline, "workflow {id} cannot be seen: {shown:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// How many records each workflow has made.
+fn records(house: &House) -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
+    let mut after = String::new();
+    loop {
+        let script = format!("osiris.model(\"ledger\").list(#{{limit: 500, after: \"{after}\"}})");
+        let script = if after.is_empty() { script.replace(", after: \"\"", "") } else { script };
+        let page = house.run(&["job", "run", "--runner", "osiris", "--payload", &script, "--json"]).ok().json();
+        let page = page["output"].as_array().unwrap().clone();
+        for record in &page {
+            *count.entry(record["workflow"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+        match page.last().filter(|_| page.len() == 500) {
+            Some(last) => after = last["id"].as_str().unwrap().to_owned(),
+            None => return count,
+        }
+    }
+}
+
+fn check(problems: &[String], house: &House) {
+    if !problems.is_empty() {
+        let log = house.up.log();
+        let tail: Vec<&str> = log.lines().rev().take(400).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        panic!("{}\n\n{} problems:\n{}", tail.join("\n"), problems.len(), problems.join("\n"));
+    }
+}
+
+#[test]
+fn whatever_dies_every_workflow_ends_and_the_ledger_matches() {
+    let mut chance = Chance::from_environment();
+    let seconds = std::env::var("HORUS_FAULT_SECONDS").ok().and_then(|text| text.parse().ok());
+    let long = seconds.map_or(SHORT, Duration::from_secs);
+    let count = usize::try_from(long.as_secs() / 60).unwrap().max(1) * WORKFLOWS;
+
+    let lease = horus_keys::duration::format(LEASE);
+    let house = House::start_with(&["--appendfsync", "always", "--lease", &lease]);
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::new(dir.path());
+    let user = key(house.data_dir().parent().unwrap().join("me"));
+    let coordinator: PeerId = key(house.data_dir().join("keys/coordinator")).peer_id();
+    let ids: Vec<String> = (0..count).map(|n| format!("w{n}")).collect();
+    let envelopes = ids.iter().map(|id| ledger.sign(id, &user, &[coordinator])).collect();
+
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let submitter = Submitter { address: house.ready.coordinator.clone(), accepted: accepted.clone() };
+    let pace = long * 8 / 10 / u32::try_from(count).unwrap();
+    let submitting = submitter.run(envelopes, pace);
+    let hits = hit(&house, &mut chance, Instant::now() + long);
+    submitting.join().expect("every workflow is accepted");
+    println!("{hits:?}; {} workflows accepted", accepted.load(Ordering::Relaxed));
+
+    let deadline = Instant::now() + SETTLE + long / 10;
+    let views: Vec<Value> = ids.iter().map(|id| ended(&house, id, deadline)).collect();
+    let records = records(&house);
+    let mut problems = Vec::new();
+    for (id, view) in ids.iter().zip(&views) {
+        problems.extend(ledger.problems(view, records.get(id).copied().unwrap_or(0)));
+    }
+    let unknown = views.iter().filter(|view| view["steps"]["once"]["status"] == "failed").count();
+    println!("{unknown} steps that must not run twice were given up");
+    // One that has just been started again may hold nothing yet; what is wrong stays wrong.
+    let doctor = house.run(&["doctor", "--redis-url", &house.ready.redis_url, "--json"]);
+    if doctor.code != 0 {
+        problems.push(format!("doctor: {}{}", doctor.stdout, doctor.stderr));
+    }
+    check(&problems, &house);
+}
