@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -32,8 +33,8 @@ const LEASE: Duration = Duration::from_secs(3);
 /// How long everything may take to end once nothing is hit any more.
 const SETTLE: Duration = Duration::from_secs(120);
 
-fn key(dir: std::path::PathBuf) -> Identity {
-    KeyDir::load(&dir, || Ok(None)).unwrap().identity
+fn key(dir: &Path) -> Identity {
+    KeyDir::load(dir, || Ok(None)).unwrap().identity
 }
 
 fn signal(pid: i32, signal: Signal) {
@@ -163,8 +164,8 @@ fn whatever_dies_every_workflow_ends_and_the_ledger_matches() {
     let house = House::start_with(&["--appendfsync", "always", "--lease", &lease]);
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::new(dir.path());
-    let user = key(house.data_dir().parent().unwrap().join("me"));
-    let coordinator: PeerId = key(house.data_dir().join("keys/coordinator")).peer_id();
+    let user = key(&house.data_dir().parent().unwrap().join("me"));
+    let coordinator: PeerId = key(&house.data_dir().join("keys/coordinator")).peer_id();
     let ids: Vec<String> = (0..count).map(|n| format!("w{n}")).collect();
     let envelopes = ids.iter().map(|id| ledger.sign(id, &user, &[coordinator])).collect();
 

@@ -1,5 +1,7 @@
 //! Everything that crosses a process: real `horus` processes, a real Redis.
 
+#![allow(clippy::unwrap_used)] // Tests: what fails here is to panic.
+
 mod cli_keys;
 mod custom_runner;
 mod faults;
