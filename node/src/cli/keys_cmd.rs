@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use horus_keys::{
-    Binding, Certificate, Envelope, Identity, KeyDir, PayloadType, Timestamp, Trust, TrustPolicy, TrustedKey,
+    Binding, Certificate, Envelope, Identity, KeyDir, KeySummary, PayloadType, Timestamp, Trust, TrustPolicy, TrustedKey,
     is_encrypted_pem,
 };
 use serde_json::json;
@@ -24,7 +24,13 @@ pub(super) fn run(command: KeysCommand) -> Result<ExitCode, Failure> {
         KeysCommand::Generate { dir, write } => write_keys(&dir, &write, || Ok(Identity::generate())),
         KeysCommand::Show(dir) => {
             let path = resolve_dir(dir.dir.as_deref())?;
-            show(&identity::load(&path)?, &path, dir.json)
+            if !KeyDir::exists(&path) {
+                // The message tells how to make one.
+                identity::load(&path)?;
+            }
+            // The public side needs no passphrase.
+            let summary = KeyDir::summary_of(&path).map_err(anyhow::Error::from)?;
+            show(&summary, &path, dir.json)
         }
         KeysCommand::Import { seed_hex, pem, dir, write } => {
             write_keys(&dir, &write, || import(seed_hex.as_deref(), pem.as_deref()))
@@ -56,13 +62,12 @@ fn write_keys(dir: &DirArgs, write: &WriteArgs, make: impl FnOnce() -> Result<Id
     let passphrase = if write.passphrase { Some(identity::new_passphrase()?) } else { None };
     let keys = KeyDir::create(&path, identity, passphrase.as_ref().map(|p| p.as_str()), write.force)
         .with_context(|| format!("cannot write keys into {}", path.display()))?;
-    show(&keys, &path, dir.json)
+    show(&keys.summary(), &path, dir.json)
 }
 
-fn show(keys: &KeyDir, path: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let summary = keys.summary();
+fn show(summary: &KeySummary, path: &Path, json: bool) -> Result<ExitCode, Failure> {
     if json {
-        print_json(&summary)?;
+        print_json(summary)?;
     } else {
         print_line(&format!(
             "peer id             {}\npublic key          {}\nmesh public key     {}\nsealing public key  {}\noverlay address     {}\nkept in             {}",
