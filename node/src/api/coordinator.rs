@@ -9,8 +9,8 @@ pub use change::{
     Validation, WorkflowIdParams, WorkflowState,
 };
 pub use read::{
-    GetWorkflowLogs, GetWorkflowStatus, ListWorkflows, ListWorkflowsParams, MissingLog, StepDetail, StepView,
-    WaitWorkflow, WaitWorkflowParams, WorkflowLogLine, WorkflowLogPage, WorkflowLogParams, WorkflowPage,
+    GetWorkflowLogs, GetWorkflowStatus, ListWorkflows, ListWorkflowsParams, MissingLog, OutputReceipt, StepDetail,
+    StepView, WaitWorkflow, WaitWorkflowParams, WorkflowLogLine, WorkflowLogPage, WorkflowLogParams, WorkflowPage,
     WorkflowStatusParams, WorkflowSummary, WorkflowView,
 };
 pub use read::{MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_LOG_LINES, MAX_WORKFLOW_WAIT};

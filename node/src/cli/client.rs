@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, future::Future, io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
-use horus_keys::{Envelope, KeyDir, Trust};
-use horus_runners::admission::Verifier;
+use horus_keys::{Envelope, KeyDir, RunnerKind, Trust};
+use horus_runners::admission::{Refusal, RefusalKind, Verifier};
 use horus_transport::{Address, ClientOptions, Method, RpcClient, RpcError};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
@@ -65,9 +65,18 @@ impl Session {
         Ok(Verifier::new(trust))
     }
 
-    /// How to trust a runner, told when a receipt's signer is not trusted.
-    pub(super) fn trust_path(&self) -> PathBuf {
-        self.trust_file.clone().unwrap_or_else(|| self.identity_dir.join("trust.toml"))
+    /// Why a receipt does not count; for a signer who is not trusted, with the command that changes it.
+    pub(super) fn explain(&self, refusal: &Refusal, envelope: &Envelope, kind: &RunnerKind) -> String {
+        if !matches!(refusal.kind, RefusalKind::UntrustedSigner | RefusalKind::NotAllowed) {
+            return refusal.message.clone();
+        }
+        let signer = envelope.keyids().next().map(|k| k.to_string()).unwrap_or_default();
+        let policy = self.trust_file.clone().unwrap_or_else(|| self.identity_dir.join("trust.toml"));
+        format!(
+            "its receipt is signed by {signer}, which your trust policy does not hold as a runner for `{kind}`. If that is your \
+             runner: horus keys trust add {signer} --role runner --runner {kind} --trust {}",
+            policy.display()
+        )
     }
 }
 

@@ -3,10 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use horus_keys::{Envelope, PayloadType, Timestamp};
-use horus_runners::{
-    admission::RefusalKind,
-    job::{JobBatch, JobId, JobSpec, JobStatus, LocalId, Priority, limits},
-};
+use horus_runners::job::{JobBatch, JobId, JobSpec, JobStatus, LocalId, Priority, limits};
 use serde_json::json;
 
 use super::{
@@ -209,18 +206,10 @@ fn check(session: &Session, verifier: &horus_runners::admission::Verifier, resul
             "the receipt of {} says {}, the supervisor says {}: the result is not accepted",
             result.job_id, receipt.outcome, result.status
         ))),
-        Err(refusal) if refusal.kind == RefusalKind::UntrustedSigner => {
-            let signer = envelope.keyids().next().map(|k| k.to_string()).unwrap_or_default();
-            Err(fail(format!(
-                "the receipt of {} is signed by {signer}, which your trust policy does not hold as a runner for `{}`. If that is your runner: \
-                 horus keys trust add {signer} --role runner --runner {} --trust {}",
-                result.job_id,
-                result.job_id.runner(),
-                result.job_id.runner(),
-                session.trust_path().display()
-            )))
+        Err(refusal) => {
+            let why = session.explain(&refusal, envelope, result.job_id.runner());
+            Err(fail(format!("the result of {} is not accepted: {why}", result.job_id)))
         }
-        Err(refusal) => Err(fail(format!("the result of {} is not accepted: {}", result.job_id, refusal.message))),
     }
 }
 

@@ -4,8 +4,8 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use horus_keys::{
-    Binding, Certificate, Envelope, Identity, KeyDir, KeySummary, PayloadType, Timestamp, Trust, TrustPolicy, TrustedKey,
-    is_encrypted_pem,
+    Binding, Certificate, Envelope, Identity, KeyDir, KeySummary, PayloadType, Timestamp, Trust, TrustPolicy,
+    TrustedKey, is_encrypted_pem,
 };
 use serde_json::json;
 use zeroize::Zeroizing;

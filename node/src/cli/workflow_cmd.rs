@@ -148,7 +148,30 @@ async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowVi
     }
 }
 
+/// Outputs count only with the receipts of runners that the caller trusts: a coordinator's word is not enough.
+fn check_outputs(session: &Session, view: &WorkflowView) -> Result<(), Failure> {
+    let Some(outputs) = view.outputs.as_ref().filter(|o| !o.is_empty()) else { return Ok(()) };
+    let verifier = session.verifier().map_err(|e| e.json_if(session.json))?;
+    for (name, output) in outputs {
+        let refuse = |why: String| {
+            Failure::failed(format!("the output `{name}` of {} is not accepted: {why}", view.workflow_id))
+                .json_if(session.json)
+        };
+        let proof = view.output_receipts.get(name);
+        let proof = proof.and_then(|p| Some((p, view.receipts.iter().find(|e| e.digest() == p.digest)?)));
+        let Some((proof, envelope)) = proof else {
+            return Err(refuse("the coordinator has no receipt of a runner for it".to_owned()));
+        };
+        let text = Some(output.get().as_bytes());
+        verifier
+            .check_result(envelope, proof.index, &proof.job_id, None, text, Timestamp::now())
+            .map_err(|refusal| refuse(session.explain(&refusal, envelope, proof.job_id.runner())))?;
+    }
+    Ok(())
+}
+
 fn end(session: &Session, view: &WorkflowView) -> Result<ExitCode, Failure> {
+    check_outputs(session, view)?;
     if session.json {
         print_json(view)?;
     } else {

@@ -1,6 +1,6 @@
 //! Methods that show workflows: status, waiting, lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::live::Live;
 use super::{Coordinator, Sight, ask};
 use crate::api::coordinator::{
-    ListWorkflowsParams, MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_WAIT, StepDetail, StepView,
-    WaitWorkflowParams, WorkflowPage, WorkflowStatusParams, WorkflowSummary, WorkflowView,
+    ListWorkflowsParams, MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_WAIT, OutputReceipt,
+    StepDetail, StepView, WaitWorkflowParams, WorkflowPage, WorkflowStatusParams, WorkflowSummary, WorkflowView,
 };
 use crate::workflow::{State, StepIndex, StepStatus};
 
@@ -144,7 +144,14 @@ impl Coordinator {
             (self.view_state(live, &state, detail), wanted_outputs(live, &state))
         };
         if view.status.is_final() {
-            let (shown, omitted) = self.read_outputs(live, outputs).await?;
+            let proofs: Vec<_> = outputs.iter().filter_map(|(name, of, _)| Some((name.clone(), of.clone()?))).collect();
+            let wanted = outputs.into_iter().map(|(name, _, digest)| (name, digest)).collect();
+            let (shown, omitted) = self.read_outputs(live, wanted).await?;
+            view.output_receipts = proofs.into_iter().filter(|(name, _)| shown.contains_key(name)).collect();
+            let batches: BTreeSet<Digest> = view.output_receipts.values().map(|proof| proof.digest).collect();
+            let batches: Vec<Digest> = batches.into_iter().collect();
+            view.receipts =
+                self.shared.vault.receipts(&live.id, &batches).await.map_err(|error| self.shared.as_rpc(&error))?;
             view.outputs = Some(shown);
             view.outputs_omitted = omitted;
         }
@@ -182,6 +189,8 @@ impl Coordinator {
             steps,
             steps_omitted: omitted,
             outputs: None,
+            output_receipts: BTreeMap::new(),
+            receipts: Vec::new(),
             outputs_omitted: Vec::new(),
             error: state.error.clone(),
             revision: state.sequence,
@@ -236,7 +245,7 @@ impl Coordinator {
 type Outputs = (BTreeMap<String, Box<RawValue>>, Vec<String>);
 
 /// The outputs that there are of those that the definition declares, or of the steps on which no other depends.
-fn wanted_outputs(live: &Live, state: &State) -> Vec<(String, Digest)> {
+fn wanted_outputs(live: &Live, state: &State) -> Vec<(String, Option<OutputReceipt>, Digest)> {
     let declared = live.signed.definition.outputs.as_ref();
     let names: Vec<(String, StepIndex)> = match declared {
         Some(declared) => {
@@ -245,7 +254,13 @@ fn wanted_outputs(live: &Live, state: &State) -> Vec<(String, Digest)> {
         }
         None => live.plan.leaves().map(|place| (live.plan.step(place).id.to_string(), place)).collect(),
     };
-    names.into_iter().filter_map(|(name, place)| Some((name, state.step(place).output?))).collect()
+    let proof = |place: StepIndex| {
+        let (planned, at) = (live.plan.step(place), state.step(place));
+        let receipt = at.receipt?;
+        let job_id = step_job_id(live.plan.workflow(), &planned.id, None, at.attempt, &planned.runner);
+        Some(OutputReceipt { job_id, digest: receipt.batch, index: receipt.index })
+    };
+    names.into_iter().filter_map(|(name, place)| Some((name, proof(place), state.step(place).output?))).collect()
 }
 
 fn read_cursor(text: &str) -> Result<super::store::Listed, RpcError> {

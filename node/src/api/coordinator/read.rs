@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use horus_keys::{PeerId, Timestamp};
+use horus_keys::{Digest, Envelope, PeerId, Timestamp};
 use horus_runners::job::{JobError, JobId, StepId, WorkflowId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,13 @@ pub struct WorkflowView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub outputs: Option<BTreeMap<String, Box<RawValue>>>,
+    /// Which receipt proves each of the outputs, by the same names. Whoever asked checks them against `receipts` instead of
+    /// believing the coordinator.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub output_receipts: BTreeMap<String, OutputReceipt>,
+    /// The signed batches of receipts that `output_receipts` refers to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<Envelope>,
     /// Outputs that were left out, because an answer holds 8 MiB of them at most: `get_job_result` has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs_omitted: Vec<String>,
@@ -131,6 +138,17 @@ pub struct WorkflowView {
     pub error: Option<JobError>,
     /// Grows with every change.
     pub revision: u64,
+}
+
+/// The receipt of an output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputReceipt {
+    /// The job whose output it is.
+    pub job_id: JobId,
+    /// Digest of the payload of the batch of receipts.
+    pub digest: Digest,
+    /// Place of the receipt in it, from 0.
+    pub index: u32,
 }
 
 fn is_zero(n: &u32) -> bool {
