@@ -45,8 +45,9 @@ fn a_passphrase_protects_the_identity() {
     with("correct horse").run(&["keys", "generate", "--dir", d, "--passphrase"]).ok();
     let pem = std::fs::read_to_string(dir.path().join("identity.pem")).unwrap();
     assert!(pem.contains("ENCRYPTED"), "{pem}");
-    with("correct horse").run(&["keys", "show", "--dir", d]).ok();
-    let wrong = with("wrong").run(&["keys", "show", "--dir", d]);
+    Horus::default().run(&["keys", "show", "--dir", d]).ok();
+    with("correct horse").run(&["keys", "export", "--dir", d]).ok();
+    let wrong = with("wrong").run(&["keys", "export", "--dir", d]);
     assert_eq!(wrong.code, 1);
     assert!(wrong.stderr.contains("passphrase"), "{wrong:?}");
 }
