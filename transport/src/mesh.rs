@@ -295,6 +295,9 @@ impl Mesh {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        // Routes know this, and this knows the routes.
+        lock(&self.0.routes).clear();
+        lock(&self.0.peers).clear();
     }
 }
 

@@ -19,8 +19,11 @@ use crate::client::{ClientOptions, HttpCarrier, RpcClient};
 use crate::error::{ErrorKind, RpcError};
 use crate::node_info::VerifiedNode;
 
-/// A path that failed is skipped for so long, doubled each time up to the second value.
-const SKIP: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+/// A path that failed is tried again after so long, doubled each time up to the second value. Trying
+/// by message costs two of them.
+const SKIP_MESSAGES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+/// The same over HTTP.
+const SKIP_HTTP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// How long a node may take to say who it is over HTTP.
 const PROBE: Duration = Duration::from_millis(1500);
 /// An HTTP reply that takes longer makes one ask whether the host is still there.
@@ -107,8 +110,8 @@ pub(super) struct Health {
     pub(super) is_up: Option<bool>,
     pub(super) latency: Option<Duration>,
     pub(super) error: Option<(Timestamp, RpcError)>,
-    /// It is skipped until then.
-    pub(super) skip_until: Option<Instant>,
+    /// It is not tried again before.
+    pub(super) retry_at: Option<Instant>,
     skip: Duration,
 }
 
@@ -125,8 +128,8 @@ impl Path {
     }
 
     fn new(kind: PathKind, way: Way) -> Self {
-        let health = Health { is_up: None, latency: None, error: None, skip_until: None, skip: SKIP.0 };
-        Self { kind, way, health: Mutex::new(health) }
+        let path = Health { is_up: None, latency: None, error: None, retry_at: None, skip: Duration::ZERO };
+        Self { kind, way, health: Mutex::new(path) }
     }
 
     /// The URL, if it is HTTP.
@@ -156,10 +159,9 @@ impl Path {
         }
     }
 
-    /// Whether calls may go there now.
+    /// Whether calls may go there: one that failed is tried again in the background first.
     pub(super) fn is_usable(&self) -> bool {
-        let health = self.lock();
-        health.skip_until.is_none_or(|until| until <= Instant::now())
+        self.lock().is_up != Some(false)
     }
 
     /// Whether it must be asked who answers there before a call goes there. By message the topic tells.
@@ -170,8 +172,8 @@ impl Path {
     pub(super) fn set_up(&self, latency: Option<Duration>) {
         let mut health = self.lock();
         health.is_up = Some(true);
-        health.skip_until = None;
-        health.skip = SKIP.0;
+        health.retry_at = None;
+        health.skip = Duration::ZERO;
         if let Some(latency) = latency {
             health.latency = Some(health.latency.map_or(latency, |before| (before * 7 + latency) / 8));
         }
@@ -181,8 +183,9 @@ impl Path {
         let mut health = self.lock();
         health.is_up = Some(false);
         health.error = Some((Timestamp::now(), error.clone()));
-        health.skip_until = Some(Instant::now() + health.skip);
-        health.skip = (health.skip * 2).min(SKIP.1);
+        let (least, most) = if self.kind == PathKind::Messages { SKIP_MESSAGES } else { SKIP_HTTP };
+        health.skip = (health.skip * 2).clamp(least, most);
+        health.retry_at = Some(Instant::now() + health.skip);
     }
 
     /// Takes a request there. A host that has gone silent is noticed within 1.5 s.
@@ -303,26 +306,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_path_is_skipped_for_longer_and_longer() {
+    async fn a_failing_path_is_tried_less_and_less_often() {
         let url = "http://127.0.0.1:1".parse().unwrap();
         let path = Path::http(PathKind::Http, url, &ClientOptions::default()).unwrap();
         let error = RpcError::new(ErrorKind::PeerUnreachable, "gone");
         assert!(path.is_usable() && path.needs_probe());
-        let mut waits = Vec::new();
-        for _ in 0..6 {
+        let wait = || {
             path.set_down(&error);
             assert!(!path.is_usable());
-            let begin = Instant::now();
-            while !path.is_usable() {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            waits.push(begin.elapsed().as_secs());
-        }
-        assert_eq!(waits, [2, 4, 8, 16, 30, 30]);
+            (path.health().retry_at.unwrap() - Instant::now()).as_secs()
+        };
+        assert_eq!([(); 5].map(|()| wait()), [1, 2, 4, 5, 5]);
         path.set_up(None);
-        assert!(!path.needs_probe());
-        path.set_down(&error);
-        tokio::time::sleep(SKIP.0).await;
-        assert!(path.is_usable(), "the wait starts anew after a success");
+        assert!(path.is_usable() && !path.needs_probe());
+        assert_eq!(wait(), 1, "it starts anew after a success");
     }
 }

@@ -156,6 +156,9 @@ impl Route {
         let paths = self.paths();
         let mut last: Option<RpcError> = None;
         let mut rest: Vec<&Arc<Path>> = paths.iter().filter(|path| path.is_usable()).collect();
+        if rest.len() < paths.len() {
+            self.tend();
+        }
         if rest.is_empty() {
             // All failed a moment ago: the caller still wants to be told how it is now.
             rest = paths.iter().collect();
@@ -276,13 +279,13 @@ impl Route {
             // A path behind one that works is not needed.
             let best = paths.iter().position(|path| path.health().is_up == Some(true)).unwrap_or(paths.len());
             let failed: Vec<_> = paths[..best].iter().filter(|path| path.health().is_up == Some(false)).collect();
-            let Some(next) = failed.iter().filter_map(|path| path.health().skip_until).min() else { return };
+            let Some(next) = failed.iter().filter_map(|path| path.health().retry_at).min() else { return };
             if used.elapsed() > IN_USE {
                 return;
             }
             tokio::time::sleep_until(next).await;
             for path in failed {
-                if path.is_usable() {
+                if path.health().retry_at.is_some_and(|at| at <= Instant::now()) {
                     let _ = self.probe(path).await;
                 }
             }
