@@ -2,12 +2,14 @@
 //! of the test's own, everything stopped and removed at its end.
 
 mod chance;
+mod hands;
 mod house;
 mod ledger;
 mod process;
 mod redis;
 
 pub use chance::Chance;
+pub use hands::Hands;
 pub use house::{House, Ready};
 pub use ledger::Ledger;
 pub use process::{Horus, Outcome, Running, binary, free_port};

@@ -10,4 +10,5 @@ mod hostile_input;
 mod house_rules;
 mod main_job;
 mod runaway;
+mod takeover;
 mod two_supervisors;

@@ -1,0 +1,101 @@
+//! Roles started by hand, each with a key of its own and one trust policy for all.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use horus_keys::{Identity, KeyDir, PeerId};
+
+use super::process::{Horus, Running};
+
+/// Keys, a trust policy and a place for logs.
+#[derive(Debug)]
+pub struct Hands {
+    /// Calls the binary as the user `me`, a submitter.
+    pub horus: Horus,
+    dir: tempfile::TempDir,
+    trust: String,
+}
+
+impl Default for Hands {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Hands {
+    /// A user whom all roles trust, and no role yet.
+    ///
+    /// # Panics
+    /// Keys cannot be made.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let trust = dir.path().join("trust.toml").display().to_string();
+        let me = dir.path().join("me").display().to_string();
+        let horus = Horus { env: vec![("HORUS_IDENTITY".into(), me), ("HORUS_TRUST".into(), trust.clone())] };
+        let hands = Self { horus, dir, trust };
+        hands.key("me", "submitter,operator", "*");
+        hands
+    }
+
+    /// A path in the directory of all this.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes a key and trusts it.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn key(&self, name: &str, roles: &str, runner: &str) -> PeerId {
+        let path = self.path(name).display().to_string();
+        let made = self.horus.run(&["keys", "generate", "--dir", &path, "--json"]).ok().json();
+        let id = made["peer_id"].as_str().expect("a key has a name").to_owned();
+        let add =
+            ["keys", "trust", "add", &id, "--role", roles, "--runner", runner, "--name", name, "--trust", &self.trust];
+        self.horus.run(&add).ok();
+        id.parse().expect("a valid name")
+    }
+
+    /// A key that was made, to sign with.
+    ///
+    /// # Panics
+    /// It was not made.
+    pub fn identity(&self, name: &str) -> Identity {
+        KeyDir::load(&self.path(name), || Ok(None)).expect("the key was made").identity
+    }
+
+    /// Starts a role with the key of that name. Its log goes to `NAME.log`.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn role(&self, name: &str, args: &[&str]) -> Running {
+        let identity = self.path(name).display().to_string();
+        let mut all = args.to_vec();
+        all.extend(["--identity", &identity, "--trust", &self.trust]);
+        let mut command = self.horus.command(&all);
+        Running::start(command.stdin(Stdio::null()), &self.path(&format!("{name}.log")))
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// It is not within `patience`.
+    pub fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The directory of all this.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
