@@ -16,7 +16,7 @@ use crate::workflow::{Command, StepStatus, Timer, WorkflowStatus, resume};
 /// What looks wrong is looked at once more after this: it may have been on its way from one state to the next.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a coordinator's counter may stand still before nobody is said to drive its workflows.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A workflow and what is wrong with it.
 type Finding = (WorkflowId, String);

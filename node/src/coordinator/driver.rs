@@ -18,7 +18,7 @@ use super::Shared;
 use super::arrival::{Arrived, Message};
 use super::live::Live;
 use super::pool::Supervisor;
-use super::store::{Append, StoreError};
+use super::store::{Append, StoreError, Writer};
 use crate::workflow::{
     Command, Event, Record, State, StepAttempt, StepIndex, Timer, WorkflowStatus, apply, resume, still_wanted,
 };
@@ -205,14 +205,18 @@ impl Driver {
         };
         drop(state);
         if let Some((sequence, snapshot)) = snapshot {
-            let (store, id, epoch) = (&self.shared.store, &self.live.id, self.epoch);
-            self.patiently(|| store.snapshot(id, epoch, sequence, &snapshot)).await?;
+            let (store, id, writer) = (&self.shared.store, &self.live.id, self.writer());
+            self.patiently(|| store.snapshot(id, writer, sequence, &snapshot)).await?;
             self.changes_since_snapshot = 0;
         }
         if ended {
             self.end().await?;
         }
         Ok(ended)
+    }
+
+    fn writer(&self) -> Writer<'_> {
+        Writer { owner: &self.shared.instance, epoch: self.epoch }
     }
 
     /// Appends to the journal, however long Redis needs.
@@ -229,7 +233,7 @@ impl Driver {
             receipts.iter().map(|(digest, envelope)| (*digest, envelope)).collect();
         self.changes_since_snapshot += records.iter().map(|record| weight(&record.event)).sum::<usize>();
         let append = Append {
-            epoch: self.epoch,
+            writer: self.writer(),
             before,
             records,
             status: state.status,

@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     driven: RwLock<HashMap<WorkflowId, Arc<Live>>>,
     /// Workflows that cannot go on, because what is stored of them is broken. Not tried again before a restart.
     broken: Mutex<HashSet<WorkflowId>>,
+    /// Workflows of which Redis has lost the last changes, until they are taken up again from what is left.
+    rewound: Mutex<HashSet<WorkflowId>>,
 }
 
 impl Shared {
@@ -100,9 +102,12 @@ impl Shared {
     /// Notes that the driver of a workflow had to let go of it.
     fn lost(&self, id: &WorkflowId, error: &StoreError) {
         self.redis_trouble(error);
-        if matches!(error, StoreError::Corrupt { .. }) {
-            self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        }
+        let set = match error {
+            StoreError::Corrupt { .. } => &self.broken,
+            StoreError::Rewound(_) => &self.rewound,
+            _ => return,
+        };
+        set.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
     }
 
     /// Notes that the store did not do its work: `/healthz` and the log say so.
@@ -111,7 +116,7 @@ impl Shared {
             StoreError::Unavailable(_) => {
                 self.health.trouble(Health::REDIS, error.to_string());
             }
-            StoreError::Fenced(_) => tracing::warn!(%error, "let go of a workflow"),
+            StoreError::Fenced(_) | StoreError::Rewound(_) => tracing::warn!(%error, "let go of a workflow"),
             StoreError::Corrupt { .. } => tracing::error!(%error, "a workflow cannot go on"),
         }
     }
@@ -130,6 +135,9 @@ impl Shared {
                 ErrorKind::RedisUnavailable,
                 "another coordinator has just taken the workflow over: send the call again",
             ),
+            StoreError::Rewound(_) => {
+                RpcError::new(ErrorKind::RedisUnavailable, format!("{error}: send the call again"))
+            }
             StoreError::Corrupt { .. } => RpcError::internal(error),
         }
     }

@@ -145,6 +145,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         retention: config.retention,
         driven: RwLock::new(HashMap::new()),
         broken: Mutex::new(HashSet::new()),
+        rewound: Mutex::new(HashSet::new()),
     });
     let coordinator = Arc::new(Coordinator {
         shared: Arc::clone(&shared),

@@ -19,9 +19,9 @@ use super::live::{Live, fits};
 use super::store::{Meta, StoreError};
 
 /// How often the own counter grows, and others' are looked at.
-const BEAT: Duration = Duration::from_secs(2);
+const BEAT: Duration = Duration::from_secs(1);
 /// How long a counter may stand still.
-const DEAD_AFTER: Duration = Duration::from_secs(6);
+const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// After how long a counter that stands still is taken out.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// How long the owner of a workflow is believed to be the same.
@@ -63,7 +63,8 @@ pub(super) async fn load(
 /// What is known of another coordinator.
 struct Seen {
     beats: u64,
-    since: Instant,
+    /// How long it stood still while this coordinator looked.
+    still: Duration,
 }
 
 /// What is known of a workflow that somebody else drives.
@@ -78,13 +79,20 @@ struct Watchman {
     shared: Arc<Shared>,
     seen: HashMap<String, Seen>,
     owners: HashMap<WorkflowId, Owned>,
+    /// When the counters were read last.
+    looked: Instant,
     cleaned: Instant,
 }
 
 /// Watches until the process stops.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    let mut watchman =
-        Watchman { shared: Arc::clone(&shared), seen: HashMap::new(), owners: HashMap::new(), cleaned: Instant::now() };
+    let mut watchman = Watchman {
+        shared: Arc::clone(&shared),
+        seen: HashMap::new(),
+        owners: HashMap::new(),
+        looked: Instant::now(),
+        cleaned: Instant::now(),
+    };
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -122,14 +130,18 @@ impl Watchman {
     }
 
     async fn look_at_others(&mut self, beats: HashMap<String, u64>) -> Result<(), StoreError> {
+        // While Redis was away, or this process stood still, nobody could show life either.
+        let passed = self.looked.elapsed().min(BEAT * 2);
+        self.looked = Instant::now();
         self.seen.retain(|instance, _| beats.contains_key(instance));
         for (instance, beats) in beats {
-            let now = Instant::now();
-            let seen = self.seen.entry(instance.clone()).or_insert(Seen { beats, since: now });
-            if seen.beats != beats {
-                *seen = Seen { beats, since: now };
+            let seen = self.seen.entry(instance.clone()).or_insert(Seen { beats, still: Duration::ZERO });
+            if seen.beats == beats {
+                seen.still += passed;
+            } else {
+                *seen = Seen { beats, still: Duration::ZERO };
             }
-            if seen.since.elapsed() >= FORGET_AFTER && instance != self.shared.instance {
+            if seen.still >= FORGET_AFTER && instance != self.shared.instance {
                 self.shared.store.forget(&instance).await?;
             }
         }
@@ -141,7 +153,7 @@ impl Watchman {
         // An earlier process with the same key: two at a time are not meant to be, and the older one is fenced.
         let mine =
             instance != self.shared.instance && instance.split('/').next() == self.shared.instance.split('/').next();
-        mine || self.seen.get(instance).is_none_or(|seen| seen.since.elapsed() >= DEAD_AFTER)
+        mine || self.seen.get(instance).is_none_or(|seen| seen.still >= DEAD_AFTER)
     }
 
     async fn look_at_workflows(&mut self) -> Result<(), StoreError> {
@@ -170,7 +182,8 @@ impl Watchman {
         let meta = shared.store.meta(id).await?;
         let is_odd = meta.as_ref().is_none_or(|meta| meta.owner == shared.instance);
         let odd = is_odd.then(|| self.owners.get(id).and_then(|owned| owned.odd).unwrap_or_else(Instant::now));
-        let for_long = odd.is_some_and(|since| since.elapsed() >= BEING_SUBMITTED);
+        let rewound = shared.rewound.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let for_long = rewound || odd.is_some_and(|since| since.elapsed() >= BEING_SUBMITTED);
         self.owners.insert(id.clone(), Owned { meta: meta.clone(), read: Instant::now(), odd });
         let Some(meta) = meta else {
             return if for_long { shared.store.note_ended(id).await } else { Ok(()) };

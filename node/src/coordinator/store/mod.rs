@@ -27,7 +27,7 @@ use crate::workflow::WorkflowStatus;
 use connection::Link;
 
 pub(crate) use index::Listed;
-pub(crate) use workflow::{Append, Created, NewWorkflow, Stored};
+pub(crate) use workflow::{Append, Created, NewWorkflow, Stored, Writer};
 
 /// Why something could not be stored or read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -38,6 +38,10 @@ pub(crate) enum StoreError {
     /// Another coordinator has taken the workflow over: this one must let go of it.
     #[error("another coordinator has taken over workflow {0}")]
     Fenced(WorkflowId),
+    /// Redis has lost what it had confirmed, as it may with `appendfsync everysec` or after a failover: the workflow goes on
+    /// from what it has kept.
+    #[error("Redis has lost the last changes of workflow {0}, which goes on from what is left")]
+    Rewound(WorkflowId),
     /// What is stored cannot be what was stored.
     #[error("what Redis holds of workflow {id} cannot be used: {reason}")]
     Corrupt {

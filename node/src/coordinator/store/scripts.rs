@@ -1,5 +1,6 @@
-//! What must happen at once in Redis, in Lua. Every script that writes to a workflow checks the writer's epoch: a coordinator
-//! that lost the workflow, however late it wakes up, writes nothing.
+//! What must happen at once in Redis, in Lua. Every script that writes to a workflow checks the writer and its epoch: a
+//! coordinator that lost the workflow, however late it wakes up, writes nothing. Both, because a Redis that has lost its last
+//! second may give an epoch out twice.
 
 use std::sync::LazyLock;
 
@@ -22,15 +23,15 @@ return {1, ARGV[1], 'pending'}
     )
 });
 
-/// KEYS: meta, journal, outputs, receipts. ARGV: epoch, sequence before, sequence after, status, finished_at or empty, n
+/// KEYS: meta, journal, outputs, receipts. ARGV: owner and epoch, sequence before, sequence after, status, finished_at or empty, n
 /// records, the records, n outputs, their digests and texts, n receipts, their digests and texts. Returns OK, DONE (this very
 /// append was made before: its answer was lost), FENCED, GAP or GONE.
 pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local known = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'owner')
 if not known[1] then return 'GONE' end
-if known[1] ~= ARGV[1] then return 'FENCED' end
+if known[3] .. ' ' .. known[1] ~= ARGV[1] then return 'FENCED' end
 if known[2] == ARGV[3] then return 'DONE' end
 if known[2] ~= ARGV[2] then return 'GAP' end
 local at = 6
@@ -49,13 +50,13 @@ return 'OK'
     )
 });
 
-/// KEYS: meta, snapshot, journal. ARGV: epoch, sequence, snapshot. The journal is covered by the snapshot and goes.
+/// KEYS: meta, snapshot, journal. ARGV: owner and epoch, sequence, snapshot. The journal is covered by the snapshot and goes.
 pub(super) static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local known = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'owner')
 if not known[1] then return 'GONE' end
-if known[1] ~= ARGV[1] then return 'FENCED' end
+if known[3] .. ' ' .. known[1] ~= ARGV[1] then return 'FENCED' end
 if known[2] ~= ARGV[2] then return 'GAP' end
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('DEL', KEYS[3])

@@ -33,9 +33,22 @@ pub(crate) enum Created {
     Conflict,
 }
 
+/// Who writes: a running coordinator, and the epoch in which the workflow became its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writer<'a> {
+    pub(crate) owner: &'a str,
+    pub(crate) epoch: u64,
+}
+
+impl std::fmt::Display for Writer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.owner, self.epoch)
+    }
+}
+
 /// What happened to a workflow since the sequence `before`, with the outputs and receipts that it refers to.
 pub(crate) struct Append<'a> {
-    pub(crate) epoch: u64,
+    pub(crate) writer: Writer<'a>,
     pub(crate) before: u64,
     pub(crate) records: &'a [Record],
     pub(crate) status: WorkflowStatus,
@@ -86,7 +99,7 @@ impl Store {
         let after = append.before + append.records.len() as u64;
         let mut call = scripts::APPEND.key(key(id, "meta"));
         call.key(key(id, "journal")).key(key(id, "outputs")).key(key(id, "receipts"));
-        call.arg(append.epoch).arg(append.before).arg(after);
+        call.arg(append.writer.to_string()).arg(append.before).arg(after);
         call.arg(append.status.as_str());
         call.arg(append.finished_at.map_or_else(String::new, |at| at.as_millis().to_string()));
         call.arg(append.records.len());
@@ -109,7 +122,7 @@ impl Store {
     pub(crate) async fn snapshot(
         &self,
         id: &WorkflowId,
-        epoch: u64,
+        writer: Writer<'_>,
         sequence: u64,
         snapshot: &Snapshot,
     ) -> Result<(), StoreError> {
@@ -118,7 +131,7 @@ impl Store {
             .key(key(id, "meta"))
             .key(key(id, "snapshot"))
             .key(key(id, "journal"))
-            .arg(epoch)
+            .arg(writer.to_string())
             .arg(sequence)
             .arg(text)
             .invoke_async(&mut self.link.clone())
@@ -230,10 +243,7 @@ fn understand(id: &WorkflowId, answer: &str) -> Result<(), StoreError> {
         "OK" | "DONE" => Ok(()),
         "FENCED" => Err(StoreError::Fenced(id.clone())),
         "GONE" => Err(corrupt(id, "it was deleted from Redis while it ran")),
-        _ => Err(corrupt(
-            id,
-            "its journal is not where this coordinator left it; was Redis restored from an older state?",
-        )),
+        _ => Err(StoreError::Rewound(id.clone())),
     }
 }
 

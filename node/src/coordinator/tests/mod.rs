@@ -1,5 +1,6 @@
 //! The coordinator as a whole, on a real Redis, with supervisors that can be told to make trouble.
 
+mod doctor;
 mod ends;
 mod fake;
 mod redis;

@@ -45,6 +45,22 @@ impl TestRedis {
         format!("unix://{}", self.directory.path().join("redis.sock").display())
     }
 
+    /// Keeps what is on its disk now.
+    pub(crate) fn remember(&self) {
+        let saved = self.directory.path().join("saved");
+        std::fs::create_dir_all(&saved).unwrap();
+        for entry in std::fs::read_dir(self.directory.path().join("appendonlydir")).unwrap().flatten() {
+            std::fs::copy(entry.path(), saved.join(entry.file_name())).unwrap();
+        }
+    }
+
+    /// Forgets what was written since then, as a disk may that was not asked to sync. To be called while it is dead.
+    pub(crate) fn rewind(&self) {
+        let appended = self.directory.path().join("appendonlydir");
+        std::fs::remove_dir_all(&appended).unwrap();
+        std::fs::rename(self.directory.path().join("saved"), appended).unwrap();
+    }
+
     /// As kill -9 does.
     pub(crate) fn kill(&mut self) {
         self.server.kill().unwrap();

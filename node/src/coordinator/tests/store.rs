@@ -5,16 +5,16 @@ use horus_runners::job::WorkflowId;
 
 use super::key;
 use super::redis::TestRedis;
-use crate::coordinator::store::{Append, Created, NewWorkflow, Store, StoreError};
+use crate::coordinator::store::{Append, Created, NewWorkflow, Store, StoreError, Writer};
 use crate::workflow::{Event, Record, WorkflowStatus};
 
 fn record(n: i64) -> Record {
     Record { at: Timestamp::from_millis(n), event: Event::DeadlinePassed }
 }
 
-fn append(epoch: u64, before: u64, records: &[Record]) -> Append<'_> {
+fn append<'a>(owner: &'a str, epoch: u64, before: u64, records: &'a [Record]) -> Append<'a> {
     let (status, finished_at) = (WorkflowStatus::Running, None);
-    Append { epoch, before, records, status, finished_at, outputs: &[], receipts: &[] }
+    Append { writer: Writer { owner, epoch }, before, records, status, finished_at, outputs: &[], receipts: &[] }
 }
 
 #[tokio::test]
@@ -41,19 +41,21 @@ async fn only_the_owner_writes_and_a_repeated_append_is_made_once() {
 
     let two = [record(1), record(2)];
     let output = (Digest::of(b"7"), "7");
-    let with_output = Append { outputs: &[output], ..append(1, 0, &two) };
+    let with_output = Append { outputs: &[output], ..append("first", 1, 0, &two) };
     store.append(&id, &with_output).await.unwrap();
     store.append(&id, &with_output).await.expect("its answer may have been lost: made before, and fine");
-    let gap = store.append(&id, &append(1, 1, &two)).await;
-    assert!(matches!(gap, Err(StoreError::Corrupt { .. })), "{gap:?}");
+    let gap = store.append(&id, &append("first", 1, 1, &two)).await;
+    assert!(matches!(gap, Err(StoreError::Rewound(_))), "{gap:?}");
 
     let meta = store.meta(&id).await.unwrap().unwrap();
     assert_eq!((meta.sequence, meta.epoch, meta.steps, meta.coordinators.len()), (2, 1, 3, 2));
     assert_eq!(store.take_over(&id, &meta, "second").await.unwrap(), Some(2));
     assert_eq!(store.take_over(&id, &meta, "third").await.unwrap(), None, "somebody was faster");
-    let late = store.append(&id, &append(1, 2, &[record(3)])).await;
+    let late = store.append(&id, &append("first", 1, 2, &[record(3)])).await;
     assert_eq!(late, Err(StoreError::Fenced(id.clone())));
-    store.append(&id, &append(2, 2, &[record(4)])).await.unwrap();
+    let other = store.append(&id, &append("third", 2, 2, &[record(3)])).await;
+    assert_eq!(other, Err(StoreError::Fenced(id.clone())), "the same epoch, given out by a Redis that lost it once");
+    store.append(&id, &append("second", 2, 2, &[record(4)])).await.unwrap();
 
     let stored = store.load(&id).await.unwrap().unwrap();
     assert_eq!(stored.records, [record(1), record(2), record(4)]);

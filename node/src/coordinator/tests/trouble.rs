@@ -202,3 +202,29 @@ async fn redis_may_die_and_come_back() {
     let begun = world.supervisors[0].fake.begun.lock().unwrap().clone();
     assert!(begun.len() == 40 && begun.values().all(|n| *n == 1), "{begun:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_has_lost_the_last_changes_is_gone_on_with() {
+    let mut world = World::new(1).await;
+    let node = world.start().await;
+    world.ready(&node).await;
+    let lines: Vec<String> = (0..30)
+        .map(|n| match n {
+            0 => "s0 noop slow 50".to_owned(),
+            n => format!("s{n} noop slow 50 <- s{}", n - 1),
+        })
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    world.submit(&node, "rewound", &workflow(&lines)).await;
+    let ended = |view: &WorkflowView| view.counts.get(&StepStatus::Succeeded).copied().unwrap_or(0);
+    world.until(&node, "rewound", |view| ended(view) >= 3).await;
+    world.redis.remember();
+    world.until(&node, "rewound", |view| ended(view) >= 8).await;
+    world.redis.kill();
+    world.redis.rewind();
+    world.redis.start_again();
+    let view = world.until(&node, "rewound", |view| view.status.is_final()).await;
+    assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
+    let begun = world.supervisors[0].fake.begun.lock().unwrap().clone();
+    assert!(begun.len() == 30 && begun.values().all(|n| *n == 1), "{begun:?}");
+}

@@ -1,0 +1,46 @@
+//! What the doctor finds, and that it finds nothing where nothing is wrong.
+
+use super::*;
+use crate::coordinator::examine;
+
+async fn redis(world: &World, words: &[&str]) {
+    let client = ::redis::Client::open(world.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = ::redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async::<()>(&mut connection).await.unwrap();
+}
+
+async fn finds(world: &World, what: &[&str]) {
+    let mut found = examine(&world.redis.url()).await.unwrap();
+    found.sort();
+    assert_eq!(found.len(), what.len(), "{found:?}");
+    for (line, what) in found.iter().zip(what) {
+        assert!(line.contains(what), "{line} does not say {what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_workflow_is_named() {
+    let world = World::new(1).await;
+    let node = world.start().await;
+    world.submit(&node, "done", &workflow(&["a noop text x", "b noop echo <- a"])).await;
+    world.end(&node, "done").await;
+    world.submit(&node, "held", &workflow(&["a noop hold"])).await;
+    world.until(&node, "held", |view| status_of(view, "a") == StepStatus::Dispatched).await;
+    finds(&world, &[]).await;
+
+    redis(&world, &["PERSIST", "horus:wf:{done}:meta"]).await;
+    finds(&world, &["workflow done: has ended, but would be kept for ever"]).await;
+    redis(&world, &["SADD", "horus:workflows:active", "done", "never"]).await;
+    redis(&world, &["DEL", "horus:wf:{done}:outputs"]).await;
+    let (lost, never) = ("has lost the output", "nothing is stored of it");
+    finds(&world, &["workflow done: has ended, but is ", lost, lost, never]).await;
+    redis(&world, &["SREM", "horus:workflows:active", "done", "never", "held"]).await;
+    redis(&world, &["DEL", "horus:wf:{done}:meta"]).await;
+    finds(&world, &["workflow held: has not ended, but is not in the list"]).await;
+    redis(&world, &["SADD", "horus:workflows:active", "held"]).await;
+    node.stop().await;
+    redis(&world, &["HSET", "horus:wf:{held}:meta", "sequence", "99"]).await;
+    finds(&world, &["no coordinator runs", "its journal leads to revision"]).await;
+}
