@@ -9,8 +9,4 @@ need_rust
 need_redis
 # The tests run the real binary; cargo builds it for them.
 cargo build --locked --workspace --bins --examples
-if command -v cargo-nextest >/dev/null 2>&1; then
-    cargo nextest run --locked --workspace --no-fail-fast ${1:+"$1"}
-else
-    cargo test --locked --workspace --no-fail-fast -- ${1:+"$1"}
-fi
+cargo test --locked --workspace --no-fail-fast -- ${1:+"$1"}
