@@ -70,19 +70,30 @@ where
     outcome
 }
 
-/// Redis may start after us: its absence is waited out, a wrong address is not.
-async fn connect(url: &str) -> Result<Queue> {
+/// Connects to the queue. Redis may start after us: its absence is waited out, a wrong address is not.
+///
+/// # Errors
+/// An address that is none, or a server that cannot hold a queue.
+pub(crate) async fn connect(url: &str) -> Result<Queue> {
     let mut pause = std::time::Duration::from_millis(50);
     loop {
         match Queue::connect(url, QueueOptions::default()).await {
             Ok(queue) => return Ok(queue),
             Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "Redis cannot be reached: trying again");
+                tracing::warn!(redis = %without_password(url), %error, "Redis cannot be reached: waiting for it; is it running, and is --redis-url right?");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(std::time::Duration::from_secs(5));
             }
             Err(error) => return Err(error).context("the queue cannot be used"),
         }
+    }
+}
+
+/// An address as it may stand in a log.
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 < at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
     }
 }
 
@@ -92,4 +103,14 @@ async fn connect(url: &str) -> Result<Queue> {
 /// The system gives no threads.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start threads")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn passwords_do_not_reach_the_log() {
+        assert_eq!(super::without_password("redis://user:secret@host:1/0"), "redis://***@host:1/0");
+        assert_eq!(super::without_password("redis://host:1"), "redis://host:1");
+        assert_eq!(super::without_password("redis+unix:///a@b/redis.sock"), "redis+unix://***@b/redis.sock");
+    }
 }

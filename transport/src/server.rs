@@ -38,11 +38,11 @@ pub struct ServerOptions {
     pub tls: Option<TlsFiles>,
     /// The most connections at a time; further ones are answered 503. 1024 by default.
     pub connections: usize,
-    /// The most connections from one address (a /64 of IPv6), loopback excepted. 256 by default.
+    /// The most connections from one address (a /64 of IPv6). 256 by default; loopback may take three quarters of all.
     pub connections_per_origin: usize,
     /// How long a connection may take for the head of its next request, idling included. 30 s by default.
     pub header_timeout: Duration,
-    /// How long a request's body may take. 60 s by default.
+    /// How long a request's body may take. 20 s by default.
     pub body_timeout: Duration,
     /// How long a client may leave a reply untouched. 30 s by default.
     pub stall_timeout: Duration,
@@ -58,7 +58,7 @@ impl Default for ServerOptions {
             connections: 1024,
             connections_per_origin: 256,
             header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(30),
             health: None,
         }

@@ -126,7 +126,7 @@ pub struct RoleArgs {
     /// TOML file with the same names as these flags; flags and environment win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The Redis of this machine: redis://, rediss://, redis+unix:///path, or several cluster nodes by comma
+    /// The Redis of this machine: redis://host, rediss://host, redis+unix:///path, or redis-cluster://host:port,host:port
     #[arg(long, env = "HORUS_REDIS_URL", default_value = "redis://127.0.0.1:6379", value_name = "URL")]
     pub redis_url: String,
     /// How long a stopping role may take to finish what it has begun
@@ -240,7 +240,7 @@ pub struct RunnerOptions {
     /// Name in the registry [default: the kind]
     #[arg(long)]
     pub name: Option<String>,
-    /// Take only jobs addressed to these supervisors (PeerIds) [default: any]
+    /// Take only jobs addressed to these supervisors (PeerIds) [default: those that the trust policy holds as supervisors]
     #[arg(long, value_name = "PEER_ID", value_delimiter = ',')]
     pub audience: Vec<horus_keys::PeerId>,
     /// How long it may be silent before its jobs are given to others

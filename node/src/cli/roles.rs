@@ -108,6 +108,11 @@ where
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
         let keys = identity::load(&options.identity)?;
+        // After a reboot Redis may come later than we do.
+        tokio::select! {
+            there = runner_role::connect(&role.redis_url) => drop(there?),
+            () = shutdown.draining() => return Ok(()),
+        }
         let common = Common::with_keys(&keys, options, shutdown.clone())?;
         let work = start(common);
         tokio::pin!(work);

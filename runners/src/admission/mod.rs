@@ -78,8 +78,8 @@ pub enum Audience<'a> {
     Supervisor(&'a PeerId),
     /// A runner asks, which serves these supervisors: any of them.
     Any(&'a [PeerId]),
-    /// A runner asks that was not told which supervisors it serves.
-    Unchecked,
+    /// A runner asks that was not told which supervisors it serves: any that the trust policy holds as one.
+    Trusted,
 }
 
 impl Verifier {

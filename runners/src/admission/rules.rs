@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use horus_keys::{PeerId, Role, Timestamp};
+use horus_keys::{PeerId, Role, Timestamp, Trust};
 
 use super::{Admission, Audience, Refusal, RefusalKind, Right, SignedWorkflow, Verifier, step};
 use crate::job::{Job, limits};
@@ -13,7 +13,7 @@ pub(super) fn admit(verifier: &Verifier, at: Admission<'_>, index: u32) -> Resul
     let Some((spec, digest)) = batch.jobs.get(index as usize) else {
         return Err(Refusal::invalid(format!("the batch has {} jobs", batch.jobs.len())));
     };
-    audience(at)?;
+    audience(verifier.trust(), at)?;
     let job = match &spec.delegation {
         Some(delegation) => step::admit(verifier, at, index, spec, *digest, delegation)?,
         None => {
@@ -48,19 +48,23 @@ pub(super) fn admit(verifier: &Verifier, at: Admission<'_>, index: u32) -> Resul
     Ok(job)
 }
 
-fn audience(at: Admission<'_>) -> Result<(), Refusal> {
+fn audience(trust: &Trust, at: Admission<'_>) -> Result<(), Refusal> {
     let aud = &at.batch.aud;
     let named = match at.audience {
         Audience::Supervisor(me) => aud.contains(me),
         Audience::Any(supervisors) => aud.iter().any(|peer| supervisors.contains(peer)),
-        Audience::Unchecked => true,
+        Audience::Trusted => aud.iter().any(|peer| trust.allows(*peer, Role::Supervisor, at.now)),
     };
     if named {
         return Ok(());
     }
     let here = match at.audience {
         Audience::Supervisor(me) => format!("{me}, which is not among them"),
-        _ => "a runner that serves none of them".to_owned(),
+        Audience::Any(_) => "a runner that serves none of them".to_owned(),
+        Audience::Trusted => {
+            "a runner whose trust policy holds none of them as a supervisor (give it --audience, or the key its role)"
+                .to_owned()
+        }
     };
     Err(Refusal::new(
         RefusalKind::NotAllowed,

@@ -162,7 +162,7 @@ impl Gate {
         let supervisors = &self.0.supervisors;
         let admission = Admission {
             batch: &batch,
-            audience: if supervisors.is_empty() { Audience::Unchecked } else { Audience::Any(supervisors) },
+            audience: if supervisors.is_empty() { Audience::Trusted } else { Audience::Any(supervisors) },
             workflows: &|digest| self.workflow(digest, documents),
             receipts: &|digest| self.receipts(digest, documents),
             now,

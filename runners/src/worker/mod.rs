@@ -47,7 +47,7 @@ pub struct WorkerOptions {
     pub identity: Identity,
     /// Opens the secrets of jobs.
     pub sealing: Option<Arc<SealingKey>>,
-    /// The supervisors of this Redis: a batch must name one of them in `aud`. Empty: not checked here.
+    /// The supervisors of this Redis: a batch must name one of them in `aud`. Empty: any that the trust policy holds as a supervisor.
     pub supervisors: Vec<PeerId>,
     /// An owner's certificate for `identity`, sent along with receipts.
     pub certificate: Option<Envelope>,

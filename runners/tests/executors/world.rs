@@ -29,7 +29,8 @@ pub(crate) fn job(kind: &str, script: &str, edit: impl FnOnce(&mut JobSpec)) -> 
     let batch = verifier.batch(&Envelope::sign_json(submitter, PayloadType::Jobs, &batch)).unwrap();
     let workflows = |_: &Digest| None::<Arc<SignedWorkflow>>;
     let receipts = |_: &Digest| None::<Arc<SignedReceipts>>;
-    let audience = Audience::Unchecked;
+    let me = submitter.peer_id();
+    let audience = Audience::Supervisor(&me);
     let at = Admission { batch: &batch, audience, workflows: &workflows, receipts: &receipts, now: Timestamp::now() };
     verifier.admit(at).unwrap().remove(0)
 }

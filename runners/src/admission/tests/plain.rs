@@ -84,8 +84,12 @@ fn a_batch_is_for_the_supervisors_that_it_names() {
     let at = |audience| Admission { audience, ..world.ask(&batch, &|_| None, &|_| None) };
     assert!(world.verifier.admit_one(at(Audience::Any(&served)), 0).is_err());
     assert!(world.verifier.admit_one(at(Audience::Any(&other)), 0).is_ok());
-    assert!(world.verifier.admit_one(at(Audience::Unchecked), 0).is_ok());
-    assert!(world.verifier.admit_one(at(Audience::Unchecked), 1).is_err(), "there is no second job");
+    assert!(world.verifier.admit_one(at(Audience::Any(&other)), 1).is_err(), "there is no second job");
+    assert!(world.verifier.admit_one(at(Audience::Trusted), 0).is_err(), "a stranger is no supervisor");
+    let named = JobBatch { aud: vec![world.supervisor.peer_id()], jobs: vec![world.job("b")], certificates: vec![] };
+    let named = world.verifier.batch(&Envelope::sign_json(&world.alice, PayloadType::Jobs, &named)).unwrap();
+    let at = Admission { audience: Audience::Trusted, ..world.ask(&named, &|_| None, &|_| None) };
+    assert!(world.verifier.admit_one(at, 0).is_ok());
 }
 
 #[test]
