@@ -42,6 +42,15 @@ need_rust() {
         echo "== No C compiler found: installing one (some libraries compile C)"
         install_one_of build-essential gcc base-devel
     fi
+    if ! command -v pkg-config >/dev/null 2>&1; then
+        echo "== No pkg-config found: installing it (it finds the system's OpenSSL)"
+        install_one_of pkg-config pkgconf pkgconf-pkg-config
+    fi
+    # Some of the SAL libraries use the system's TLS.
+    if ! pkg-config --exists openssl; then
+        echo "== No OpenSSL headers found: installing them"
+        install_one_of libssl-dev openssl-devel openssl-dev openssl
+    fi
 }
 
 need_redis() {
