@@ -47,18 +47,27 @@ pub enum Command {
     Runner(RunnerArgs),
     /// Run, submit and follow workflows
     #[command(subcommand)]
+    #[command(after_help = "Examples:\n  horus workflow run pipeline.yaml\n  horus workflow validate pipeline.yaml")]
     Workflow(WorkflowCommand),
     /// Run, submit and follow single jobs
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  horus job run --runner sal --payload '40 + 2'\n  horus job list --status failed"
+    )]
     Job(JobCommand),
     /// Make and use keys: identities, envelopes, certificates, the trust policy
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  horus keys generate\n  horus keys trust add 12D3KooW... --role submitter --runner '*'"
+    )]
     Keys(KeysCommand),
     /// See and steer the runners of a supervisor
     #[command(subcommand)]
+    #[command(after_help = "Examples:\n  horus runners list\n  horus runners ping sal")]
     Runners(RunnersCommand),
     /// See the supervisors of a coordinator
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  horus supervisors list")]
     Supervisors(SupervisorsCommand),
     /// Call any method of any node
     #[command(
@@ -66,14 +75,20 @@ pub enum Command {
     )]
     Call(CallArgs),
     /// Print the OpenRPC document of a node
+    #[command(after_help = "Example:\n  horus discover http://127.0.0.1:8080 > openrpc.json")]
     Discover(DiscoverArgs),
     /// Measure a Horus that is up
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  horus bench jobs --count 20000\n  horus bench workflow --fan 1000 --json\n  horus bench rpc --signed"
+    )]
     Bench(BenchCommand),
     /// Work with heroscript
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  horus hero parse fetch.hero")]
     Hero(HeroCommand),
     /// Check the queues and workflows in a Redis for anything that is wrong, and name it
+    #[command(after_help = "Examples:\n  horus doctor\n  horus doctor --redis-url redis://localhost:6379 --json")]
     Doctor(DoctorArgs),
 }
 
@@ -81,6 +96,9 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum SupervisorsCommand {
     /// List the supervisors that a coordinator knows
+    #[command(
+        after_help = "Examples:\n  horus supervisors list\n  horus supervisors list --coordinator http://127.0.0.1:9090 --json"
+    )]
     List(super::args_client::CoordinatorTarget),
 }
 
@@ -88,6 +106,7 @@ pub enum SupervisorsCommand {
 #[derive(Debug, Subcommand)]
 pub enum HeroCommand {
     /// Parse a heroscript and print its actions
+    #[command(after_help = "Examples:\n  horus hero parse fetch.hero\n  horus hero parse - --json < fetch.hero")]
     Parse {
         /// The script; `-` reads standard input.
         file: PathBuf,

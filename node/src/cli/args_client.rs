@@ -83,8 +83,10 @@ pub enum WorkflowCommand {
     )]
     Run(SubmitWorkflowArgs),
     /// Sign and submit a workflow, and return at once
+    #[command(after_help = "Example:\n  horus workflow submit pipeline.yaml --id nightly --json")]
     Submit(SubmitWorkflowArgs),
     /// Show a workflow and its steps
+    #[command(after_help = "Examples:\n  horus workflow status nightly\n  horus workflow status nightly --json")]
     Status {
         /// The workflow's id
         workflow_id: String,
@@ -93,6 +95,7 @@ pub enum WorkflowCommand {
         target: CoordinatorTarget,
     },
     /// Follow a workflow to its end
+    #[command(after_help = "Example:\n  horus workflow watch nightly")]
     Watch {
         /// The workflow's id
         workflow_id: String,
@@ -101,6 +104,9 @@ pub enum WorkflowCommand {
         target: CoordinatorTarget,
     },
     /// List workflows, newest first
+    #[command(
+        after_help = "Examples:\n  horus workflow list --status running\n  horus workflow list --name pipeline --limit 5 --json"
+    )]
     List {
         /// Only those of this name
         #[arg(long)]
@@ -116,6 +122,7 @@ pub enum WorkflowCommand {
         target: CoordinatorTarget,
     },
     /// Cancel a workflow: what runs is stopped, what waits never starts
+    #[command(after_help = "Example:\n  horus workflow cancel nightly")]
     Cancel {
         /// The workflow's id
         workflow_id: String,
@@ -124,6 +131,7 @@ pub enum WorkflowCommand {
         target: CoordinatorTarget,
     },
     /// Print the logs of a workflow's steps
+    #[command(after_help = "Examples:\n  horus workflow logs nightly\n  horus workflow logs nightly --step fetch")]
     Logs {
         /// The workflow's id
         workflow_id: String,
@@ -135,6 +143,9 @@ pub enum WorkflowCommand {
         target: CoordinatorTarget,
     },
     /// Print the graph of a workflow file
+    #[command(
+        after_help = "Examples:\n  horus workflow graph pipeline.yaml\n  horus workflow graph pipeline.yaml --format dot | dot -Tsvg > pipeline.svg"
+    )]
     Graph {
         /// The workflow (YAML); `-` reads standard input
         file: PathBuf,
@@ -143,6 +154,9 @@ pub enum WorkflowCommand {
         format: GraphFormat,
     },
     /// Check a workflow file without submitting it; needs no server
+    #[command(
+        after_help = "Examples:\n  horus workflow validate pipeline.yaml\n  horus workflow validate - --json < pipeline.yaml"
+    )]
     Validate {
         /// The workflow (YAML); `-` reads standard input
         file: PathBuf,
@@ -227,8 +241,10 @@ pub enum JobCommand {
     )]
     Run(SubmitJobArgs),
     /// Sign and submit a job, and return at once
+    #[command(after_help = "Example:\n  horus job submit --runner sal --payload '40 + 2' --id sum")]
     Submit(SubmitJobArgs),
     /// Show a job
+    #[command(after_help = "Example:\n  horus job status sal-sum")]
     Status {
         /// The job's id, `<runner>-<id>`
         job_id: String,
@@ -237,6 +253,7 @@ pub enum JobCommand {
         target: SupervisorTarget,
     },
     /// Print a finished job's result, checked against its receipt
+    #[command(after_help = "Examples:\n  horus job result sal-sum --wait\n  horus job result sal-sum --json")]
     Result {
         /// The job's id, `<runner>-<id>`
         job_id: String,
@@ -248,6 +265,7 @@ pub enum JobCommand {
         target: SupervisorTarget,
     },
     /// Print a job's log
+    #[command(after_help = "Example:\n  horus job logs sal-sum --follow")]
     Logs {
         /// The job's id, `<runner>-<id>`
         job_id: String,
@@ -259,6 +277,9 @@ pub enum JobCommand {
         target: SupervisorTarget,
     },
     /// List jobs, newest first
+    #[command(
+        after_help = "Examples:\n  horus job list --runner sal --status failed\n  horus job list --limit 5 --json"
+    )]
     List {
         /// Only those of this runner kind
         #[arg(long)]
@@ -274,6 +295,7 @@ pub enum JobCommand {
         target: SupervisorTarget,
     },
     /// Cancel a job, wherever it is
+    #[command(after_help = "Example:\n  horus job cancel sal-sum")]
     Cancel {
         /// The job's id, `<runner>-<id>`
         job_id: String,
@@ -287,8 +309,12 @@ pub enum JobCommand {
 #[derive(Debug, Subcommand)]
 pub enum RunnersCommand {
     /// List the runners of a supervisor
+    #[command(
+        after_help = "Examples:\n  horus runners list\n  horus runners list --supervisor http://127.0.0.1:8080 --json"
+    )]
     List(SupervisorTarget),
     /// Ask whether a runner is alive
+    #[command(after_help = "Example:\n  horus runners ping sal")]
     Ping {
         /// Its name
         name: String,
@@ -297,6 +323,7 @@ pub enum RunnersCommand {
         target: SupervisorTarget,
     },
     /// Forget a runner that is gone
+    #[command(after_help = "Example:\n  horus runners remove sal")]
     Remove {
         /// Its name
         name: String,

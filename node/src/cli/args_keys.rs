@@ -45,8 +45,12 @@ pub enum KeysCommand {
         write: WriteArgs,
     },
     /// Show the public side of an identity
+    #[command(after_help = "Examples:\n  horus keys show\n  horus keys show --dir ./keys/alice --json")]
     Show(DirArgs),
     /// Make an identity from a seed or a PKCS#8 PEM file
+    #[command(
+        after_help = "Examples:\n  horus keys import --pem alice.pem --dir ./keys/alice\n  horus keys import --pem - --passphrase < alice.pem"
+    )]
     Import {
         /// The Ed25519 seed, 64 hex digits; it is visible in the process list, `--pem` is not
         #[arg(long, value_name = "HEX", conflicts_with = "pem", required_unless_present = "pem")]
@@ -62,6 +66,9 @@ pub enum KeysCommand {
         write: WriteArgs,
     },
     /// Print a secret key, to keep it elsewhere
+    #[command(
+        after_help = "Examples:\n  horus keys export --passphrase > alice.pem\n  horus keys export --format mesh-hex"
+    )]
     Export {
         /// As what
         #[arg(long, value_enum, default_value_t = ExportFormat::Pem)]
@@ -86,6 +93,9 @@ pub enum KeysCommand {
         dir: DirArgs,
     },
     /// Verify an envelope and print its signers; exit 1 if it does not hold
+    #[command(
+        after_help = "Examples:\n  horus keys verify envelope.json\n  horus keys verify --trust trust.toml envelope.json --json"
+    )]
     Verify {
         /// Also demand that every signer is in this trust policy
         #[arg(long, env = "HORUS_TRUST", value_name = "FILE")]
@@ -129,7 +139,10 @@ pub enum KeysCommand {
         dir: DirArgs,
     },
     /// Show and change a trust policy
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  horus keys trust list\n  horus keys trust add 12D3KooW... --role submitter --runner '*'"
+    )]
     Trust(TrustCommand),
 }
 
@@ -148,8 +161,12 @@ pub struct TrustFileArgs {
 #[derive(Debug, Subcommand)]
 pub enum TrustCommand {
     /// List the trusted keys
+    #[command(after_help = "Examples:\n  horus keys trust list\n  horus keys trust list --trust trust.toml --json")]
     List(TrustFileArgs),
     /// Trust a key; one that is there gets the new roles in place of the old ones
+    #[command(
+        after_help = "Example:\n  horus keys trust add 12D3KooW... --role submitter --runner sal --runner hero --name alice"
+    )]
     Add {
         /// Whom
         peer_id: PeerId,
@@ -167,6 +184,7 @@ pub enum TrustCommand {
         file: TrustFileArgs,
     },
     /// Trust a key no more
+    #[command(after_help = "Example:\n  horus keys trust remove 12D3KooW...")]
     Remove {
         /// Whom
         peer_id: PeerId,
@@ -191,15 +209,21 @@ pub enum ExportFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PayloadTypeArg {
     /// A batch of jobs.
+    #[value(aliases = ["jobs+json", "application/vnd.horus.jobs+json"])]
     Jobs,
     /// A workflow.
+    #[value(aliases = ["workflow+json", "application/vnd.horus.workflow+json"])]
     Workflow,
     /// Receipts.
+    #[value(aliases = ["receipts+json", "application/vnd.horus.receipts+json"])]
     Receipts,
     /// A node announcement.
+    #[value(aliases = ["node+json", "application/vnd.horus.node+json"])]
     Node,
     /// A certificate.
+    #[value(aliases = ["member+json", "application/vnd.horus.member+json"])]
     Member,
     /// A cancellation.
+    #[value(aliases = ["cancel+json", "application/vnd.horus.cancel+json"])]
     Cancel,
 }

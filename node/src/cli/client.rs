@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, future::Future, io::IsTerminal as _, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result};
 use horus_keys::{Envelope, KeyDir, RunnerKind, Trust};
 use horus_runners::admission::{Refusal, RefusalKind, Verifier};
-use horus_transport::{Address, ClientOptions, Method, RpcClient, RpcError};
+use horus_transport::{Address, AddressError, ClientOptions, Method, RpcClient, RpcError};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
 
@@ -33,10 +32,6 @@ pub(super) struct Session {
 impl Session {
     /// Loads the caller's keys and prepares the connection; nothing is sent yet.
     pub(super) fn open(address: &str, args: &ClientArgs) -> Result<Self, Failure> {
-        Self::try_open(address, args).map_err(|e| Failure::from(e).json_if(args.json))
-    }
-
-    fn try_open(address: &str, args: &ClientArgs) -> Result<Self> {
         let identity_dir = identity::resolve_dir(args.identity.as_deref())?;
         let keys = identity::load(&identity_dir)?;
         let certificate = identity::certificate(args.cert.as_deref(), &keys)?;
@@ -56,7 +51,7 @@ impl Session {
 
     /// An RPC error as a failure of this command.
     pub(super) fn failure(&self, error: &RpcError) -> Failure {
-        Failure::rpc(error, self.json)
+        Failure::rpc(error)
     }
 
     /// The verifier of receipts, with the caller's trust policy.
@@ -87,8 +82,8 @@ pub(super) fn connect(
     certificate: Option<&Envelope>,
     args: &ClientArgs,
     timeout: Duration,
-) -> Result<RpcClient> {
-    let address: Address = address.parse().with_context(|| format!("`{address}` is no address"))?;
+) -> Result<RpcClient, Failure> {
+    let address: Address = address.parse().map_err(|e: AddressError| Failure::usage(e.to_string()))?;
     let options = ClientOptions {
         identity: keys.map(|k| k.identity.clone()),
         certificate: certificate.cloned(),
@@ -96,7 +91,7 @@ pub(super) fn connect(
         ca: args.tls_ca.clone(),
         ..ClientOptions::default()
     };
-    RpcClient::connect(address, options).map_err(|e| anyhow::anyhow!("{e}"))
+    RpcClient::connect(address, options).map_err(|e| Failure::rpc(&e))
 }
 
 /// Runs a client command to its end.

@@ -6,13 +6,22 @@ use clap::{ArgAction, ArgMatches, Command, parser::ValueSource};
 
 const MAX_BYTES: u64 = 1024 * 1024;
 
+/// Flags that make no sense in a file.
+const NOT_OPTIONS: [&str; 3] = ["config", "help", "version"];
+
+/// Options whose variable, set for another command, changes who a role is or whom it trusts.
+const TELL: [&str; 2] = ["identity", "trust"];
+
 /// The command line with what the file adds, or `None` when there is no `--config`.
 ///
 /// # Errors
 /// A file that cannot be read or parsed, a name that is no flag of the command, a value of the wrong shape.
-pub(super) fn extend(root: &Command, matches: &ArgMatches, argv: &[OsString]) -> Result<Option<Vec<OsString>>, String> {
-    let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
-    let Some(command) = root.find_subcommand(name) else { return Ok(None) };
+pub(super) fn extend(
+    name: &str,
+    command: &Command,
+    matches: &ArgMatches,
+    argv: &[OsString],
+) -> Result<Option<Vec<OsString>>, String> {
     if !command.get_arguments().any(|a| a.get_id() == "config") {
         return Ok(None);
     }
@@ -27,16 +36,21 @@ pub(super) fn extend(root: &Command, matches: &ArgMatches, argv: &[OsString]) ->
     let mut argv = argv.to_vec();
     for (key, value) in table {
         let flag = key.replace('_', "-");
-        let Some(arg) = command.get_arguments().find(|a| a.get_long() == Some(flag.as_str()) && flag != "config")
+        let Some(arg) = command
+            .get_arguments()
+            .find(|a| a.get_long() == Some(flag.as_str()) && !NOT_OPTIONS.contains(&a.get_long().unwrap_or_default()))
         else {
-            let known: Vec<_> = command
-                .get_arguments()
-                .filter_map(clap::Arg::get_long)
-                .filter(|l| *l != "config" && *l != "help")
-                .collect();
+            let known: Vec<_> =
+                command.get_arguments().filter_map(clap::Arg::get_long).filter(|l| !NOT_OPTIONS.contains(l)).collect();
             return Err(format!("{shown}: `{key}` is no option of `{name}`; the options are {}", known.join(", ")));
         };
         let given = matches.value_source(arg.get_id().as_str());
+        if given == Some(ValueSource::EnvVariable)
+            && TELL.contains(&flag.as_str())
+            && let Some(variable) = arg.get_env()
+        {
+            eprintln!("horus: {} overrides `{key}` of {shown}", variable.display());
+        }
         if matches!(given, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
             continue;
         }
@@ -84,7 +98,9 @@ mod tests {
         argv.extend(more.iter().map(std::ffi::OsString::from));
         let mut command = Cli::command();
         let matches = command.try_get_matches_from_mut(&argv).map_err(|e| e.to_string())?;
-        let argv = super::extend(&command, &matches, &argv)?.unwrap();
+        let (name, given) = matches.subcommand().unwrap();
+        let role = command.find_subcommand(name).unwrap();
+        let argv = super::extend(name, role, given, &argv)?.unwrap();
         let matches = command.try_get_matches_from_mut(argv).map_err(|e| e.to_string())?;
         Cli::from_arg_matches(&matches).map_err(|e| e.to_string())
     }
@@ -101,6 +117,7 @@ mod tests {
     fn an_unknown_name_is_an_error_that_lists_the_known() {
         let error = parse("prot = 1", &[]).unwrap_err();
         assert!(error.contains("`prot`") && error.contains("port"), "{error}");
+        assert!(!error.contains("version") && !error.contains("help"), "{error}");
     }
 
     #[test]

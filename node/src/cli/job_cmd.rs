@@ -82,7 +82,7 @@ fn parse_id(text: &str) -> Result<JobId, Failure> {
 
 async fn submit(args: &SubmitJobArgs, wait: bool) -> Result<ExitCode, Failure> {
     let session = Session::open(&args.target.supervisor, &args.target.client)?;
-    let verifier = if wait { Some(session.verifier().map_err(|e| e.json_if(session.json))?) } else { None };
+    let verifier = if wait { Some(session.verifier().map_err(|e| e)?) } else { None };
     let spec = spec(args)?;
     let job_id = spec.job_id();
     let supervisor = session.rpc.peer().await.map_err(|e| session.failure(&e))?;
@@ -171,14 +171,14 @@ async fn wait(session: &Session, job_id: &JobId) -> Result<JobResult, Failure> {
 }
 
 async fn result(session: &Session, job_id: JobId, wait_for_it: bool) -> Result<ExitCode, Failure> {
-    let verifier = session.verifier().map_err(|e| e.json_if(session.json))?;
+    let verifier = session.verifier().map_err(|e| e)?;
     if wait_for_it {
         return follow(session, &verifier, job_id).await;
     }
     let result = session.call::<crate::api::supervisor::GetJobResult>(&JobIdParams { job_id }).await?;
     if !result.status.is_final() {
         let text = format!("{} is still {}: wait for it with --wait", result.job_id, result.status);
-        return Err(Failure::failed(text).json_if(session.json));
+        return Err(Failure::failed(text));
     }
     check(session, &verifier, &result)?;
     show(session, &result)
@@ -187,7 +187,7 @@ async fn result(session: &Session, job_id: JobId, wait_for_it: bool) -> Result<E
 /// A result counts only with a receipt that matches it, by a key trusted for that runner kind. What never ran to an
 /// end has no receipt: it has no output either.
 fn check(session: &Session, verifier: &horus_runners::admission::Verifier, result: &JobResult) -> Result<(), Failure> {
-    let fail = |text: String| Failure::failed(text).json_if(session.json);
+    let fail = |text: String| Failure::failed(text);
     let receipt = result.receipt.as_ref().and_then(|r| r.envelope.as_ref().map(|e| (e, r.index)));
     let Some((envelope, index)) = receipt else {
         return match result.status {
@@ -269,7 +269,7 @@ async fn logs(session: &Session, job_id: JobId, follow: bool) -> Result<ExitCode
         }
     }
     if session.json {
-        print_json(&json!({ "lines": all }))?;
+        print_json(&json!({ "lines": all, "cursor": cursor }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     args_keys::{DirArgs, ExportFormat, KeysCommand, PayloadTypeArg, TrustCommand, TrustFileArgs, WriteArgs},
     identity::{self, read_bounded, read_text, resolve_dir},
-    output::{Failure, print_json, print_line, table},
+    output::{Failure, print_json, print_line, printable, reasons, table},
 };
 
 /// Longest payload that is signed or verified: the largest envelope there is.
@@ -55,8 +55,7 @@ fn write_keys(dir: &DirArgs, write: &WriteArgs, make: impl FnOnce() -> Result<Id
         return Err(Failure::failed(format!(
             "there is an identity in {} already; --force overwrites it, and then nobody who trusts it trusts you",
             path.display()
-        ))
-        .json_if(dir.json));
+        )));
     }
     let identity = make()?;
     let passphrase = if write.passphrase { Some(identity::new_passphrase()?) } else { None };
@@ -140,7 +139,7 @@ fn sign(payload_type: PayloadTypeArg, file: &Path, dir: &DirArgs) -> Result<Exit
     let keys = identity::load(&resolve_dir(dir.dir.as_deref())?)?;
     let payload = read_bounded(file, MAX_INPUT)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(&payload)
-        .map_err(|e| Failure::failed(format!("{} is no JSON: {e}", file.display())).json_if(dir.json))?;
+        .map_err(|e| Failure::failed(format!("{} is no JSON: {e}", file.display())))?;
     let payload_type = match payload_type {
         PayloadTypeArg::Jobs => PayloadType::Jobs,
         PayloadTypeArg::Workflow => PayloadType::Workflow,
@@ -173,8 +172,8 @@ fn verify(trust: Option<&Path>, file: &Path, json: bool) -> Result<ExitCode, Fai
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if json => {
-            print_json(&json!({ "valid": false, "error": { "message": format!("{error:#}") } }))?;
-            eprintln!("horus: {error:#}");
+            print_json(&json!({ "valid": false, "error": { "message": reasons(&error) } }))?;
+            eprintln!("{}", printable(&format!("horus: {}", reasons(&error))));
             Ok(ExitCode::FAILURE)
         }
         Err(error) => Err(error.into()),
@@ -225,6 +224,9 @@ fn trust(command: TrustCommand) -> Result<ExitCode, Failure> {
     match command {
         TrustCommand::List(file) => {
             let path = trust_path(&file)?;
+            if file.trust.is_some() && !path.exists() {
+                return Err(Failure::failed(format!("there is no trust policy at {}", path.display())));
+            }
             let policy = TrustPolicy::load(&path).with_context(|| format!("cannot read {}", path.display()))?;
             if file.json {
                 let keys: Vec<_> = policy.keys.iter().map(describe).collect();
@@ -251,7 +253,7 @@ fn trust(command: TrustCommand) -> Result<ExitCode, Failure> {
             let was_there =
                 TrustPolicy::remove(&path, peer_id).with_context(|| format!("cannot change {}", path.display()))?;
             if !was_there {
-                return Err(Failure::failed(format!("{} does not know {peer_id}", path.display())).json_if(file.json));
+                return Err(Failure::failed(format!("{} does not know {peer_id}", path.display())));
             }
             changed(
                 &file,

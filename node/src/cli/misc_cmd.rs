@@ -29,6 +29,8 @@ pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
             if session.json {
                 print_json(&list)?;
             } else {
+                let mut seen = std::collections::BTreeSet::new();
+                let repeats = list.runners.iter().any(|r| !seen.insert(&r.name));
                 let rows = list.runners.iter().map(|r| {
                     let state = serde_json::to_value(r.state).unwrap_or_default();
                     [
@@ -38,9 +40,12 @@ pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
                         format!("{}/{}", r.running, r.concurrency),
                         r.queued.to_string(),
                         r.last_seen.map(|t| t.to_string()).unwrap_or_default(),
+                        // Of several processes with one name, `ping` and `remove` take the id.
+                        r.worker.clone().filter(|_| repeats).unwrap_or_default(),
                     ]
                 });
-                print_line(&table(["NAME", "KIND", "STATE", "RUNNING", "QUEUED", "LAST SEEN"], rows))?;
+                let worker = if repeats { "WORKER" } else { "" };
+                print_line(&table(["NAME", "KIND", "STATE", "RUNNING", "QUEUED", "LAST SEEN", worker], rows))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -96,8 +101,9 @@ pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failur
 /// Signs if there is an identity: an open method can be called without one.
 pub(super) fn call(args: &CallArgs) -> Result<ExitCode, Failure> {
     let params = match &args.params {
-        Some(text) => RawValue::from_string(text.clone())
-            .map_err(|e| Failure::usage(format!("PARAMS is no JSON: {e}")).json_if(args.client.json))?,
+        Some(text) => {
+            RawValue::from_string(text.clone()).map_err(|e| Failure::usage(format!("PARAMS is no JSON: {e}")))?
+        }
         None => RawValue::from_string("{}".to_owned()).map_err(|e| Failure::failed(e.to_string()))?,
     };
     let dir = resolve_dir(args.client.identity.as_deref())?;
@@ -108,8 +114,7 @@ pub(super) fn call(args: &CallArgs) -> Result<ExitCode, Failure> {
         .transpose()?
         .flatten();
     let rpc = connect(&args.address, keys.as_ref(), certificate.as_ref(), &args.client, args.timeout)?;
-    let outcome =
-        block_on(async { rpc.call_raw(&args.method, &params).await.map_err(|e| Failure::rpc(&e, args.client.json)) })?;
+    let outcome = block_on(async { rpc.call_raw(&args.method, &params).await.map_err(|e| Failure::rpc(&e)) })?;
     if args.client.json {
         print_line(outcome.get())?;
     } else {
@@ -133,7 +138,7 @@ pub(super) fn discover(args: &DiscoverArgs) -> Result<ExitCode, Failure> {
 pub(super) fn hero(command: &HeroCommand) -> Result<ExitCode, Failure> {
     let HeroCommand::Parse { file, json } = command;
     let text = read_text(file, MAX_SCRIPT)?;
-    let actions = hero::parse(&text).map_err(|e| Failure::failed(format!("{}: {e}", file.display())).json_if(*json))?;
+    let actions = hero::parse(&text).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
     if *json {
         print_json(&actions)?;
         return Ok(ExitCode::SUCCESS);

@@ -18,8 +18,9 @@ use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
 
-use args::{Cli, Command, RunnerCli, RunnerOptions, SupervisorsCommand};
+use args::{Cli, Command, CoordinatorArgs, RunnerArgs, RunnerCli, RunnerOptions, SupervisorArgs, SupervisorsCommand};
 pub use output::Failure;
+pub(crate) use output::stdout_has_its_value;
 
 /// The role names that a link to the binary can have.
 const ROLE_NAMES: [&str; 3] = ["coordinator", "supervisor", "runner"];
@@ -30,25 +31,27 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(code) = hidden(&argv) {
         return code;
     }
-    // `coordinator --port 9090` is `horus coordinator --port 9090`.
-    if let Some(name) = argv.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str())
-        && ROLE_NAMES.contains(&name)
-    {
-        let role = OsString::from(name);
-        argv.insert(1, role);
-    }
-    let cli = match parse(&argv) {
-        Ok(cli) => cli,
+    let asked = wants_json(&argv);
+    match parse(&mut argv) {
+        // The `--config` file can ask for JSON too.
+        Ok(cli) => run(cli.command).unwrap_or_else(|failure| failure.report(wants_json(&argv))),
         Err(error) => {
             // Help and version go to stdout with 0, the rest to stderr with 2.
+            if asked && error.use_stderr() {
+                let text = error.render().to_string();
+                let first = text.split("\n\n").next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first);
+                output::print_error(&serde_json::json!({ "message": message }));
+            }
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
-    };
-    match run(cli.command) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
     }
+}
+
+/// Whether stdout is for a program.
+fn wants_json(argv: &[OsString]) -> bool {
+    argv.iter().take_while(|a| *a != "--").any(|a| a == "--json")
 }
 
 /// Commands that this binary calls itself by; no user types them.
@@ -65,17 +68,39 @@ fn hidden(argv: &[OsString]) -> Option<ExitCode> {
     None
 }
 
-/// Parses, and parses again with what the `--config` file adds.
-fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
+/// Parses, and parses again with what the `--config` file adds to `argv`.
+fn parse(argv: &mut Vec<OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
+    // `coordinator --port 9090` is `horus coordinator --port 9090`, and its help and errors say what was typed.
+    let name = argv.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str());
+    let link = name.and_then(|name| ROLE_NAMES.into_iter().find(|role| *role == name));
+    if let Some(role) = link {
+        let found = command.find_subcommand(role).cloned();
+        command = found.expect("every role is a command").version(env!("CARGO_PKG_VERSION")).bin_name(role);
+    }
     let matches = command.try_get_matches_from_mut(argv.iter())?;
-    let extended = config_file::extend(&command, &matches, argv)
-        .map_err(|message| command.error(clap::error::ErrorKind::ValueValidation, message))?;
+    let given = match link {
+        Some(role) => Some((role, &command, &matches)),
+        None => matches.subcommand().and_then(|(name, m)| Some((name, command.find_subcommand(name)?, m))),
+    };
+    let extended = match given {
+        Some((name, role, given)) => config_file::extend(name, role, given, argv),
+        None => Ok(None),
+    };
+    let extended = extended.map_err(|m| command.error(clap::error::ErrorKind::ValueValidation, m))?;
     let matches = match extended {
-        Some(argv) => command.try_get_matches_from_mut(argv)?,
+        Some(extended) => {
+            *argv = extended;
+            command.try_get_matches_from_mut(argv.iter())?
+        }
         None => matches,
     };
-    Cli::from_arg_matches(&matches)
+    Ok(match link {
+        None => Cli::from_arg_matches(&matches)?,
+        Some("coordinator") => Cli { command: Command::Coordinator(CoordinatorArgs::from_arg_matches(&matches)?) },
+        Some("supervisor") => Cli { command: Command::Supervisor(SupervisorArgs::from_arg_matches(&matches)?) },
+        Some(_) => Cli { command: Command::Runner(RunnerArgs::from_arg_matches(&matches)?) },
+    })
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {

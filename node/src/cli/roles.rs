@@ -83,7 +83,7 @@ pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
     let supervisors = args
         .supervisor
         .iter()
-        .map(|text| text.parse().with_context(|| format!("--supervisor {text} is no address")))
+        .map(|text| text.parse().context("--supervisor"))
         .collect::<Result<Vec<_>>>()
         .map_err(|e| Failure::usage(format!("{e:#}")))?;
     let tls_ca = args.serve.tls_ca.clone();

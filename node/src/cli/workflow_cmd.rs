@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::coordinator::{
-        CancelWorkflow, GetWorkflowLogs, GetWorkflowStatus, ListWorkflows, ListWorkflowsParams, StepDetail,
+        CancelWorkflow, GetWorkflowLogs, GetWorkflowStatus, ListWorkflows, ListWorkflowsParams, StepDetail, StepView,
         SubmitWorkflow, SubmitWorkflowParams, WaitWorkflow, WaitWorkflowParams, WorkflowIdParams, WorkflowLogParams,
         WorkflowStatusParams, WorkflowView,
     },
@@ -104,7 +104,8 @@ async fn submit(args: &SubmitWorkflowArgs, wait: bool) -> Result<ExitCode, Failu
         certificates: session.certificates(),
     };
     let envelope = Envelope::sign_json(&session.keys.identity, PayloadType::Workflow, &submission);
-    let submitted = session.call::<SubmitWorkflow>(&SubmitWorkflowParams { envelope: envelope.into() }).await?;
+    let submitted = session.call::<SubmitWorkflow>(&SubmitWorkflowParams { envelope: envelope.into() }).await;
+    let submitted = submitted.map_err(|failure| failure.in_file(&args.file))?;
     if wait {
         return end(&session, &follow(&session, id).await?);
     }
@@ -151,11 +152,10 @@ async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowVi
 /// Outputs count only with the receipts of runners that the caller trusts: a coordinator's word is not enough.
 fn check_outputs(session: &Session, view: &WorkflowView) -> Result<(), Failure> {
     let Some(outputs) = view.outputs.as_ref().filter(|o| !o.is_empty()) else { return Ok(()) };
-    let verifier = session.verifier().map_err(|e| e.json_if(session.json))?;
+    let verifier = session.verifier().map_err(|e| e)?;
     for (name, output) in outputs {
         let refuse = |why: String| {
             Failure::failed(format!("the output `{name}` of {} is not accepted: {why}", view.workflow_id))
-                .json_if(session.json)
         };
         let proof = view.output_receipts.get(name);
         let proof = proof.and_then(|p| Some((p, view.receipts.iter().find(|e| e.digest() == p.digest)?)));
@@ -196,7 +196,7 @@ fn end(session: &Session, view: &WorkflowView) -> Result<ExitCode, Failure> {
 
 fn show_steps(view: &WorkflowView) -> Result<(), Failure> {
     print_line(&printable(&format!("{}  {}  {}", view.workflow_id, view.name, view.status.as_str())))?;
-    let rows = view.steps.iter().map(|(id, step)| {
+    let rows = in_order(view).into_iter().map(|(id, step)| {
         let took = match (step.started_at, step.finished_at) {
             (Some(from), Some(to)) => format!("{:.3} s", to.since(from).as_secs_f64()),
             _ => String::new(),
@@ -216,6 +216,13 @@ fn show_steps(view: &WorkflowView) -> Result<(), Failure> {
         print_line(&format!("... and {} more steps", view.steps_omitted))?;
     }
     Ok(())
+}
+
+/// The steps as they ran; what has not started yet comes last, by name.
+fn in_order(view: &WorkflowView) -> Vec<(&StepId, &StepView)> {
+    let mut steps: Vec<_> = view.steps.iter().collect();
+    steps.sort_by_key(|(_, step)| (step.started_at.is_none(), step.started_at, step.finished_at));
+    steps
 }
 
 fn first_line(text: &str) -> String {
@@ -308,6 +315,7 @@ fn validate_file(file: &Path, json: bool) -> Result<ExitCode, Failure> {
         }
         if problems.is_empty() {
             print_line(&format!("{} is valid", file.display()))?;
+            eprintln!("horus: whether there are runners of the kinds it names is checked when it is submitted");
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use horus_keys::{Role, Timestamp};
 use horus_runners::job::JobId;
-use horus_runners::queue::{JobFilter, JobView, cursor_is_valid};
+use horus_runners::queue::{JobFilter, JobView, cursor_is_valid, log_cursor_is_valid};
 use horus_transport::{Caller, ErrorKind, RpcError};
 
 use super::owners::Owner;
@@ -63,6 +63,9 @@ impl Supervisor {
         self.gate.check()?;
         let sight = self.sight(&caller)?;
         let limit = page_size(params.limit, LOG_LINES, MAX_LOG_LINES, params.cursor.as_deref())?;
+        if params.cursor.as_deref().is_some_and(|cursor| !log_cursor_is_valid(cursor)) {
+            return Err(errors::invalid(FOREIGN_CURSOR));
+        }
         let ids = [params.job_id];
         self.require_visible(sight, &ids).await?;
         let page = self.queue.logs(&ids[0], params.cursor.as_deref(), limit).await;
@@ -169,10 +172,12 @@ impl Supervisor {
     }
 }
 
+const FOREIGN_CURSOR: &str = "cursor is none that this method gave: leave it out to start anew";
+
 /// How many entries a page has; a cursor must look like one of ours.
 fn page_size(asked: Option<u32>, default: usize, most: usize, cursor: Option<&str>) -> Result<usize, RpcError> {
     if cursor.is_some_and(|cursor| !cursor_is_valid(cursor)) {
-        return Err(errors::invalid("cursor is none that this method gave: leave it out to start anew"));
+        return Err(errors::invalid(FOREIGN_CURSOR));
     }
     match asked.map_or(default, |limit| usize::try_from(limit).unwrap_or(most)) {
         0 => Err(errors::invalid("limit is 0: give at least 1")),

@@ -84,6 +84,7 @@ async fn missing_runners(supervisor: &RpcClient) -> Result<BTreeSet<String>, hor
 pub(super) fn announce(endpoints: &Endpoints, setup: &Setup, config: &UpConfig) -> Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
+    crate::cli::stdout_has_its_value();
     if config.json {
         let line = json!({
             "ready": true,

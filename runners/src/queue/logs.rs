@@ -141,6 +141,12 @@ fn push_lines(args: &mut Args, batch: &LogBatch, count: usize) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct EntryId(u64, u64);
 
+/// Whether a text is the cursor of a log: cheap to ask before a call.
+#[must_use]
+pub fn log_cursor_is_valid(cursor: &str) -> bool {
+    EntryId::parse(cursor).is_some()
+}
+
 impl EntryId {
     fn parse(text: &str) -> Option<Self> {
         let (ms, seq) = text.split_once('-')?;

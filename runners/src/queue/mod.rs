@@ -37,6 +37,7 @@ pub use doctor::Finding;
 pub use error::QueueError;
 pub use events::{FinishedEvent, FinishedEvents};
 pub use lease::{Beat, Claim, Claimed, Finish, Lease, LeaseOptions};
+pub use logs::log_cursor_is_valid;
 pub use observer::LeaseObserver;
 pub use push::Pushed;
 pub use reap::{Reaped, Swept};

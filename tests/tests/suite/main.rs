@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Tests: what fails here is to panic.
 
 mod cli_keys;
+mod cli_output;
 mod custom_runner;
 mod faults;
 mod hostile_coordinator;
