@@ -18,7 +18,7 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
     match command {
         BenchCommand::Jobs { runner, payload, count, concurrency, batch, sequential, target } => {
             let session = open(&target.supervisor, &target)?;
-            let verifier = session.verifier().map_err(|e| e)?;
+            let verifier = session.verifier()?;
             let plan = JobsPlan {
                 payload: payload.unwrap_or_else(|| own_payload(&runner)),
                 runner,

@@ -82,7 +82,7 @@ fn parse_id(text: &str) -> Result<JobId, Failure> {
 
 async fn submit(args: &SubmitJobArgs, wait: bool) -> Result<ExitCode, Failure> {
     let session = Session::open(&args.target.supervisor, &args.target.client)?;
-    let verifier = if wait { Some(session.verifier().map_err(|e| e)?) } else { None };
+    let verifier = if wait { Some(session.verifier()?) } else { None };
     let spec = spec(args)?;
     let job_id = spec.job_id();
     let supervisor = session.rpc.peer().await.map_err(|e| session.failure(&e))?;
@@ -171,7 +171,7 @@ async fn wait(session: &Session, job_id: &JobId) -> Result<JobResult, Failure> {
 }
 
 async fn result(session: &Session, job_id: JobId, wait_for_it: bool) -> Result<ExitCode, Failure> {
-    let verifier = session.verifier().map_err(|e| e)?;
+    let verifier = session.verifier()?;
     if wait_for_it {
         return follow(session, &verifier, job_id).await;
     }

@@ -152,7 +152,7 @@ async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowVi
 /// Outputs count only with the receipts of runners that the caller trusts: a coordinator's word is not enough.
 fn check_outputs(session: &Session, view: &WorkflowView) -> Result<(), Failure> {
     let Some(outputs) = view.outputs.as_ref().filter(|o| !o.is_empty()) else { return Ok(()) };
-    let verifier = session.verifier().map_err(|e| e)?;
+    let verifier = session.verifier()?;
     for (name, output) in outputs {
         let refuse = |why: String| {
             Failure::failed(format!("the output `{name}` of {} is not accepted: {why}", view.workflow_id))

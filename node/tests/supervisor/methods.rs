@@ -51,6 +51,11 @@ async fn a_job_is_accepted_executed_and_its_result_proven() {
     let second = place.call::<GetJobLogs>(&place.alice, logs(Some(first.cursor.clone()))).await.unwrap();
     assert_eq!((first.lines[0].text.as_str(), second.lines[0].text.as_str()), ("hello", "again"));
     let end = place.call::<GetJobLogs>(&place.alice, logs(Some(second.cursor))).await.unwrap();
+    // Not the whole log anew, and not nothing: a page that nobody gave is an error.
+    for foreign in ["bogus", "../../etc", "1-x"] {
+        let error = place.call::<GetJobLogs>(&place.alice, logs(Some(foreign.to_owned()))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidParams, "{foreign}: {error}");
+    }
     assert!(end.lines.is_empty());
 
     assert_eq!(place.call::<DeleteJob>(&place.alice, id()).await.unwrap(), Deleted { deleted: true });
