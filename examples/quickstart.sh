@@ -2,6 +2,7 @@
 # Boots a whole Horus on this machine, runs the data pipeline on it, prints what was stored, and stops.
 #   ./examples/quickstart.sh             everything in a temporary directory, removed at the end
 #   ./examples/quickstart.sh --keep DIR  keep keys, queue and records in DIR
+#   HORUS_BIN=/path/to/horus             use this binary instead of building one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -20,9 +21,13 @@ esac
 need_rust
 need_redis
 
-say "Building horus (the first time takes some minutes)"
-cargo build --release --locked -p horus-node
-horus="${CARGO_TARGET_DIR:-$root/target}/release/horus"
+if [ -n "${HORUS_BIN:-}" ]; then
+    horus=$HORUS_BIN
+else
+    say "Building horus (the first time takes some minutes)"
+    cargo build --release --locked -p horus-node
+    horus="${CARGO_TARGET_DIR:-$root/target}/release/horus"
+fi
 
 state=${keep:-$(mktemp -d "${TMPDIR:-/tmp}/horus-quickstart.XXXXXX")}
 up=""
@@ -56,7 +61,7 @@ for _ in $(seq 1 1200); do
     sleep 0.1
 done
 grep -q ready "$state/ready.json" || die "horus up was not ready within two minutes"
-field() { sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" "$state/ready.json" | head -n 1; }
+field() { grep -o "\"$1\":\"http[^\"]*" "$state/ready.json" | head -n 1 | cut -d '"' -f 4; }
 HORUS_SUPERVISOR=$(field supervisor)
 HORUS_COORDINATOR=$(field coordinator)
 export HORUS_SUPERVISOR HORUS_COORDINATOR

@@ -139,3 +139,19 @@ fn a_failing_step_fails_its_workflow_and_skips_what_depends_on_it() {
     assert!(json["steps"]["a"]["error"]["message"].as_str().unwrap().contains("broken"), "{json:#}");
     assert_ne!(json["steps"]["b"]["status"], "succeeded");
 }
+
+#[test]
+fn the_quickstart_runs_the_pipeline_and_prints_what_was_stored() {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/quickstart.sh");
+    let run = std::process::Command::new("bash")
+        .arg(script)
+        .env("HORUS_BIN", horus_tests::binary())
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{out}\n{}", String::from_utf8_lossy(&run.stderr));
+    assert!(out.contains("\"methods\": ") && out.contains("\"hostname\": "), "{out}");
+    assert!(out.trim_end().ends_with("== Done"), "{out}");
+}
