@@ -7,10 +7,13 @@ mod announce;
 mod common;
 mod health;
 mod log;
+mod mesh;
 mod shutdown;
 
 pub use announce::Announcer;
 pub use common::{Common, CommonOptions, RoleError, follow_trust};
 pub use health::Health;
 pub use log::{LogFormat, start_logging};
+pub use mesh::{HOW_TO_GET_A_DAEMON, MeshConfig, MeshUse, RoleMesh, topic_of};
+pub(crate) use mesh::{Serving, known_nodes};
 pub use shutdown::Shutdown;

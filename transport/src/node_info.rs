@@ -31,6 +31,9 @@ pub struct NodeInfo {
     pub role: Role,
     /// The version of the Horus that answers.
     pub version: String,
+    /// An owner's certificate of the node's key (`member+json`), for those who know the owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Envelope>,
 }
 
 /// A node whose announcement was checked.
@@ -46,6 +49,8 @@ pub struct VerifiedNode {
     pub announcement: NodeAnnouncement,
     /// The announcement as signed, to pass on.
     pub envelope: Envelope,
+    /// The certificate that it shows, which was not checked: see [`horus_keys::Trust::present`].
+    pub certificate: Option<Envelope>,
 }
 
 impl NodeInfo {
@@ -75,8 +80,8 @@ impl NodeInfo {
                 ),
             ));
         }
-        let Self { envelope, peer_id, role, version } = self;
-        Ok(VerifiedNode { peer_id, role, version, announcement, envelope })
+        let Self { envelope, peer_id, role, version, certificate } = self;
+        Ok(VerifiedNode { peer_id, role, version, announcement, envelope, certificate })
     }
 }
 

@@ -13,9 +13,15 @@ const STEERERS: &[Role] = &[Role::Submitter, Role::Coordinator, Role::Operator, 
 /// Those who run the place.
 const OPERATORS: &[Role] = &[Role::Operator, Role::Owner];
 
+/// Those who see everything.
+const WATCHERS: &[Role] = &[Role::Observer, Role::Operator, Role::Owner];
+
 /// Every method of every role, with who may call it, but for `rpc.discover` and `get_node_info`: those are the
 /// transport's own, and open.
 pub const TABLE: &[(&str, Access)] = &[
+    // Every role with a port.
+    ("get_mesh_status", Access::Roles(WATCHERS)),
+    ("list_nodes", Access::Roles(READERS)),
     // Supervisor.
     ("create_jobs", Access::Envelope),
     ("create_job", Access::Envelope),

@@ -9,10 +9,12 @@
 pub mod access;
 pub mod coordinator;
 mod envelope;
+mod mesh;
 pub mod supervisor;
 
 pub use envelope::EnvelopeText;
 pub use horus_transport::{GetNodeInfo, NoParams, NodeInfo};
+pub use mesh::{GetMeshStatus, KnownAnnouncement, KnownNodes, ListNodes, ListNodesParams, MeshReport};
 
 /// Declares an RPC method type: documentation, type name, wire name, summary, parameters, result, the kinds of errors that are
 /// its own, and `long_poll` if it waits for something to happen.

@@ -38,7 +38,9 @@ pub enum Command {
     )]
     Coordinator(CoordinatorArgs),
     /// Run a supervisor: checks signatures, queues jobs in this machine's Redis, answers for its runners
-    #[command(after_help = "Example:\n  horus supervisor --port 8080 --redis-url redis://localhost:6379")]
+    #[command(
+        after_help = "Examples:\n  horus supervisor --port 8080 --redis-url redis://localhost:6379\n  horus supervisor --coordinator mycelium://12D3KooW... --cert cert.json"
+    )]
     Supervisor(SupervisorArgs),
     /// Run a runner: pulls jobs of one kind from this machine's Redis and executes them
     #[command(
@@ -65,13 +67,16 @@ pub enum Command {
     #[command(subcommand)]
     #[command(after_help = "Examples:\n  horus runners list\n  horus runners ping sal")]
     Runners(RunnersCommand),
+    /// See the Mycelium mesh
+    #[command(subcommand)]
+    Mesh(super::args_mesh::MeshCommand),
     /// See the supervisors of a coordinator
     #[command(subcommand)]
     #[command(after_help = "Example:\n  horus supervisors list")]
     Supervisors(SupervisorsCommand),
     /// Call any method of any node
     #[command(
-        after_help = "Examples:\n  horus call http://127.0.0.1:8080 get_node_info\n  horus call http://127.0.0.1:8080 list_jobs '{\"runner\": \"sal\", \"limit\": 5}'"
+        after_help = "Examples:\n  horus call http://127.0.0.1:8080 get_node_info\n  horus call http://127.0.0.1:8080 list_jobs '{\"runner\": \"sal\", \"limit\": 5}'\n  horus call mycelium://12D3KooW.../horus.coordinator get_node_info\n  horus call topic:horus.supervisor list_runners"
     )]
     Call(CallArgs),
     /// Print the OpenRPC document of a node
@@ -159,12 +164,25 @@ pub struct ServeArgs {
     /// Further addresses to listen on, beside loopback, such as 0.0.0.0:8080
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<std::net::SocketAddr>,
-    /// How to reach other nodes
-    #[arg(long, value_enum, default_value_t = TransportArg::Auto)]
-    pub transport: TransportArg,
-    /// JSON-RPC address of the mycelium daemon
-    #[arg(long, default_value = "http://127.0.0.1:8990", value_name = "URL")]
-    pub mycelium_rpc: String,
+    /// Whether to use a mycelium daemon: one that is running (now or later), none, or fail without one
+    #[arg(long, value_enum, default_value_t = MeshArg::Auto)]
+    pub mesh: MeshArg,
+    /// The mycelium daemon, and the way to other nodes.
+    #[command(flatten)]
+    pub way: super::args_mesh::WayArgs,
+    /// Take messages from this part of the overlay only, such as 5c6:1:2:3::/64; may be repeated [default: 400::/7, all of it]
+    #[arg(long, value_name = "SUBNET")]
+    pub mesh_allow: Vec<horus_transport::Subnet>,
+    /// Added to the topic, `horus.supervisor` or `horus.coordinator`, when a host has several such roles
+    #[arg(long, value_name = "SUFFIX", value_parser = parse_topic)]
+    pub topic: Option<String>,
+    /// Identity directory of this host, whose mesh.key the mycelium daemon was started with: others can then name the host by
+    /// its PeerId
+    #[arg(long, value_name = "DIR")]
+    pub host_identity: Option<PathBuf>,
+    /// Directory of the socket that the mycelium daemon hands messages to [default: `mesh` in the identity directory]
+    #[arg(long, value_name = "DIR")]
+    pub mesh_socket_dir: Option<PathBuf>,
     /// TLS certificate chain (PEM) for the listener
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -174,6 +192,14 @@ pub struct ServeArgs {
     /// Further certificate authority (PEM) to accept when calling https nodes
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+}
+
+fn parse_topic(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if text.is_empty() || text.len() > 32 || !text.bytes().all(fits) {
+        return Err("a suffix is 1 to 32 characters of A-Z a-z 0-9 . _ -".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Which carrier calls to other nodes take.
@@ -310,6 +336,9 @@ pub struct UpArgs {
     /// JSON-RPC address of the mycelium daemon
     #[arg(long, default_value = "http://127.0.0.1:8990", value_name = "URL")]
     pub mycelium_rpc: String,
+    /// A further coordinator, on another machine, that the supervisor announces itself to; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub coordinator: Vec<String>,
     /// Directory of *.rhai files whose functions every script can call
     #[arg(long, value_name = "DIR")]
     pub script_lib: Option<PathBuf>,

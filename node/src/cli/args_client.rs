@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use horus_keys::RunnerKind;
 
+use super::args_mesh::WayArgs;
 use super::parse_duration;
 
 /// Who calls, and how.
@@ -22,6 +23,9 @@ pub struct ClientArgs {
     /// Further certificate authority (PEM) to accept on https
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+    /// The mycelium daemon, and the way to nodes.
+    #[command(flatten)]
+    pub way: WayArgs,
     /// One JSON value on stdout, nothing else
     #[arg(long)]
     pub json: bool,

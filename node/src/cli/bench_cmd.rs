@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     args_client::{BenchCommand, BenchTarget},
-    client::{Session, block_on},
+    client::{Session, block_on, coordinator_address, supervisor_address},
     output::{Failure, print_json, print_line},
 };
 use crate::api::supervisor::{ListRunners, ListRunnersParams};
@@ -17,7 +17,7 @@ use crate::bench::{self, Environment, JobsPlan, RpcPlan, Shape, WorkflowPlan};
 pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
     match command {
         BenchCommand::Jobs { runner, payload, count, concurrency, batch, sequential, target } => {
-            let session = open(&target.supervisor, &target)?;
+            let session = open(&supervisor_address(&target.supervisor), &target)?;
             let verifier = session.verifier()?;
             let plan = JobsPlan {
                 payload: payload.unwrap_or_else(|| own_payload(&runner)),
@@ -42,7 +42,7 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
             print(&session, &report)
         }
         BenchCommand::Workflow { chain, fan, count, runner, target } => {
-            let session = open(&target.coordinator, &target)?;
+            let session = open(&coordinator_address(&target.coordinator), &target)?;
             let shape = match (chain, fan) {
                 (Some(n), _) => Shape::Chain(n),
                 (None, Some(n)) => Shape::Fan(n),
@@ -59,7 +59,7 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
             print(&session, &report)
         }
         BenchCommand::Rpc { address, signed, count, concurrency, target } => {
-            let session = open(address.as_deref().unwrap_or(&target.supervisor), &target)?;
+            let session = open(&address.unwrap_or_else(|| supervisor_address(&target.supervisor)), &target)?;
             let plan = RpcPlan { signed, count: count as usize, concurrency: concurrency as usize };
             let report = block_on(async {
                 let environment = environment(&session, &target).await?;
@@ -87,8 +87,8 @@ fn own_payload(runner: &RunnerKind) -> String {
 
 /// The supervisor knows the Redis behind its queue; without it the figures are told without.
 async fn environment(session: &Session, target: &BenchTarget) -> Result<Environment, Failure> {
-    let rpc = super::client::connect(
-        &target.supervisor,
+    let (rpc, _way) = super::client::connect(
+        &supervisor_address(&target.supervisor),
         Some(&session.keys),
         session.certificate.as_ref(),
         &target.client,

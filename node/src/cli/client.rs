@@ -1,14 +1,20 @@
 //! What the client commands share: keys, trust, a connection, a runtime, and small parsers.
 
-use std::{collections::BTreeMap, future::Future, io::IsTerminal as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, io::IsTerminal as _, path::PathBuf, sync::Arc, time::Duration};
 
-use horus_keys::{Envelope, KeyDir, RunnerKind, Trust};
+use horus_keys::{Envelope, KeyDir, Role, RunnerKind, Trust, TrustPolicy};
 use horus_runners::admission::{Refusal, RefusalKind, Verifier};
 use horus_transport::{Address, AddressError, ClientOptions, Method, RpcClient, RpcError};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::value::RawValue;
 
-use super::{args_client::ClientArgs, identity, output::Failure};
+use super::{
+    args_client::{ClientArgs, CoordinatorTarget, SupervisorTarget},
+    identity,
+    output::Failure,
+    way::Way,
+};
+use crate::role::topic_of;
 
 /// How long a call may take that does not wait for anything.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,6 +29,8 @@ pub(super) struct Session {
     pub(super) certificate: Option<Envelope>,
     /// The connection.
     pub(super) rpc: RpcClient,
+    /// The way to nodes of the mesh.
+    pub(super) way: Arc<Way>,
     /// `--json`.
     pub(super) json: bool,
     identity_dir: PathBuf,
@@ -35,8 +43,18 @@ impl Session {
         let identity_dir = identity::resolve_dir(args.identity.as_deref())?;
         let keys = identity::load(&identity_dir)?;
         let certificate = identity::certificate(args.cert.as_deref(), &keys)?;
-        let rpc = connect(address, Some(&keys), certificate.as_ref(), args, CALL_TIMEOUT)?;
-        Ok(Self { keys, certificate, rpc, json: args.json, identity_dir, trust_file: args.trust.clone() })
+        let (rpc, way) = connect(address, Some(&keys), certificate.as_ref(), args, CALL_TIMEOUT)?;
+        Ok(Self { keys, certificate, rpc, way, json: args.json, identity_dir, trust_file: args.trust.clone() })
+    }
+
+    /// As [`Session::open`], for a coordinator.
+    pub(super) fn coordinator(target: &CoordinatorTarget) -> Result<Self, Failure> {
+        Self::open(&coordinator_address(&target.coordinator), &target.client)
+    }
+
+    /// As [`Session::open`], for a supervisor.
+    pub(super) fn supervisor(target: &SupervisorTarget) -> Result<Self, Failure> {
+        Self::open(&supervisor_address(&target.supervisor), &target.client)
     }
 
     /// The certificates that go into signed payloads.
@@ -82,16 +100,42 @@ pub(super) fn connect(
     certificate: Option<&Envelope>,
     args: &ClientArgs,
     timeout: Duration,
-) -> Result<RpcClient, Failure> {
+) -> Result<(RpcClient, Arc<Way>), Failure> {
     let address: Address = address.parse().map_err(|e: AddressError| Failure::usage(e.to_string()))?;
-    let options = ClientOptions {
+    let mut options = ClientOptions {
         identity: keys.map(|k| k.identity.clone()),
         certificate: certificate.cloned(),
         timeout,
         ca: args.tls_ca.clone(),
+        allow_plain: args.way.allow_plain,
         ..ClientOptions::default()
     };
-    RpcClient::connect(address, options).map_err(|e| Failure::rpc(&e))
+    // Whose announcements count when a topic is called. Without a policy nobody's do, but addresses work all the same.
+    let trust = identity::resolve_dir(args.identity.as_deref())
+        .and_then(|dir| identity::trust(args.trust.as_deref(), &dir))
+        .unwrap_or_else(|_| Trust::new(TrustPolicy::default()));
+    let way = Arc::new(Way::new(&args.way, &trust, &options).map_err(|e| Failure::usage(format!("{e:#}")))?);
+    options.carriers = Some(Arc::clone(&way) as _);
+    let rpc = RpcClient::connect(address, options).map_err(|e| Failure::rpc(&e))?;
+    Ok((rpc, way))
+}
+
+/// The address of a coordinator: a host of the mesh without a topic means its coordinator.
+pub(super) fn coordinator_address(text: &str) -> String {
+    with_topic(text, Role::Coordinator)
+}
+
+/// The address of a supervisor: a host of the mesh without a topic means its supervisor.
+pub(super) fn supervisor_address(text: &str) -> String {
+    with_topic(text, Role::Supervisor)
+}
+
+/// What is no address stays as it is, and is refused where it is used.
+fn with_topic(text: &str, role: Role) -> String {
+    match text.parse::<Address>() {
+        Ok(address) => address.with_default_topic(&topic_of(role, None)).to_string(),
+        Err(_) => text.to_owned(),
+    }
 }
 
 /// Runs a client command to its end.

@@ -22,7 +22,7 @@ pub(super) fn run(command: JobCommand) -> Result<ExitCode, Failure> {
         JobCommand::Run(args) => block_on(submit(&args, true)),
         JobCommand::Submit(args) => block_on(submit(&args, false)),
         JobCommand::Status { job_id, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let job = block_on(session.call::<GetJob>(&JobIdParams { job_id: parse_id(&job_id)? }))?;
             if session.json {
                 print_json(&job)?;
@@ -38,15 +38,15 @@ pub(super) fn run(command: JobCommand) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         JobCommand::Result { job_id, wait, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             block_on(result(&session, parse_id(&job_id)?, wait))
         }
         JobCommand::Logs { job_id, follow, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             block_on(logs(&session, parse_id(&job_id)?, follow))
         }
         JobCommand::List { runner, status, limit, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let status = status
                 .map(|s| s.parse::<JobStatus>())
                 .transpose()
@@ -64,7 +64,7 @@ pub(super) fn run(command: JobCommand) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         JobCommand::Cancel { job_id, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let state = block_on(session.call::<CancelJob>(&JobIdParams { job_id: parse_id(&job_id)? }))?;
             if session.json {
                 print_json(&state)?;
@@ -81,7 +81,7 @@ fn parse_id(text: &str) -> Result<JobId, Failure> {
 }
 
 async fn submit(args: &SubmitJobArgs, wait: bool) -> Result<ExitCode, Failure> {
-    let session = Session::open(&args.target.supervisor, &args.target.client)?;
+    let session = Session::supervisor(&args.target)?;
     let verifier = if wait { Some(session.verifier()?) } else { None };
     let spec = spec(args)?;
     let job_id = spec.job_id();

@@ -24,7 +24,7 @@ const MAX_SCRIPT: u64 = 4 * 1024 * 1024;
 pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
     match command {
         RunnersCommand::List(target) => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let list = block_on(session.call::<ListRunners>(&ListRunnersParams::default()))?;
             if session.json {
                 print_json(&list)?;
@@ -50,7 +50,7 @@ pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         RunnersCommand::Ping { name, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let pong = block_on(session.call::<PingRunner>(&RunnerParams { name: Some(name), runner: None }))?;
             let value = json!(pong);
             if session.json {
@@ -62,7 +62,7 @@ pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
             Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         RunnersCommand::Remove { name, target } => {
-            let session = Session::open(&target.supervisor, &target.client)?;
+            let session = Session::supervisor(&target)?;
             let removed = block_on(session.call::<RemoveRunner>(&RunnerParams { name: Some(name), runner: None }))?;
             let value = json!(removed);
             if session.json {
@@ -76,7 +76,7 @@ pub(super) fn runners(command: RunnersCommand) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failure> {
-    let session = Session::open(&target.coordinator, &target.client)?;
+    let session = Session::coordinator(target)?;
     let list = block_on(session.call::<ListSupervisors>(&NoParams {}))?;
     if session.json {
         print_json(&list)?;
@@ -113,7 +113,7 @@ pub(super) fn call(args: &CallArgs) -> Result<ExitCode, Failure> {
         .map(|keys| super::identity::certificate(args.client.cert.as_deref(), keys))
         .transpose()?
         .flatten();
-    let rpc = connect(&args.address, keys.as_ref(), certificate.as_ref(), &args.client, args.timeout)?;
+    let (rpc, _way) = connect(&args.address, keys.as_ref(), certificate.as_ref(), &args.client, args.timeout)?;
     let outcome = block_on(async { rpc.call_raw(&args.method, &params).await.map_err(|e| Failure::rpc(&e)) })?;
     if args.client.json {
         print_line(outcome.get())?;

@@ -3,15 +3,18 @@
 pub mod args;
 pub mod args_client;
 pub mod args_keys;
+pub mod args_mesh;
 mod bench_cmd;
 mod client;
 mod config_file;
 pub mod identity;
 mod job_cmd;
 mod keys_cmd;
+mod mesh_cmd;
 mod misc_cmd;
 mod output;
 mod roles;
+mod way;
 mod workflow_cmd;
 
 use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
@@ -112,6 +115,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Workflow(command) => workflow_cmd::run(command),
         Command::Job(command) => job_cmd::run(command),
         Command::Keys(command) => keys_cmd::run(command),
+        Command::Mesh(command) => mesh_cmd::run(command),
         Command::Runners(command) => misc_cmd::runners(command),
         Command::Supervisors(SupervisorsCommand::List(target)) => misc_cmd::supervisors(&target),
         Command::Call(args) => misc_cmd::call(&args),

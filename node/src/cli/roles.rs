@@ -14,16 +14,17 @@ use horus_runners::{
     sal::{SalExecutor, SalOptions},
 };
 
-use horus_transport::{ClientOptions, TlsFiles};
+use horus_keys::{PeerId, Role};
+use horus_transport::{Address, ClientOptions, TlsFiles};
 
 use super::{
-    args::{CoordinatorArgs, RoleArgs, RunnerArgs, RunnerKindArg, ServeArgs, SupervisorArgs, UpArgs},
+    args::{CoordinatorArgs, MeshArg, RoleArgs, RunnerArgs, RunnerKindArg, ServeArgs, SupervisorArgs, UpArgs},
     identity,
     output::Failure,
 };
 use crate::{
     coordinator::{self, CoordinatorConfig},
-    role::{Common, CommonOptions, LogFormat, Shutdown, start_logging},
+    role::{Common, CommonOptions, LogFormat, MeshConfig, MeshUse, Shutdown, start_logging},
     runner_role,
     supervisor::{self, SupervisorConfig},
     up::{self, UpConfig},
@@ -44,6 +45,7 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
         coordinator_port: args.coordinator_port,
         mesh: args.mesh,
         mycelium_rpc: args.mycelium_rpc,
+        coordinators: args.coordinator,
         script_lib: args.script_lib,
         hero_cli: args.hero_cli,
         redis_url: args.redis_url,
@@ -66,29 +68,25 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn supervisor(args: &SupervisorArgs) -> Result<ExitCode, Failure> {
-    serve(&args.role, &args.serve, args.port, |common| async move {
+    let coordinators = addresses("--coordinator", &args.coordinator)?;
+    let client = client_options(&args.serve);
+    serve(Role::Supervisor, &args.role, &args.serve, args.port, |common| async move {
         let queue = QueueOptions {
             max_queue: args.max_queue,
             retention: args.retention,
             lease: args.lease,
             ..QueueOptions::default()
         };
-        let running = supervisor::start(common, SupervisorConfig { queue }).await?;
+        let running = supervisor::start(common, SupervisorConfig { queue, coordinators, client }).await?;
         running.stopped().await;
         Ok(())
     })
 }
 
 pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
-    let supervisors = args
-        .supervisor
-        .iter()
-        .map(|text| text.parse().context("--supervisor"))
-        .collect::<Result<Vec<_>>>()
-        .map_err(|e| Failure::usage(format!("{e:#}")))?;
-    let tls_ca = args.serve.tls_ca.clone();
-    serve(&args.role, &args.serve, args.port, |common| async move {
-        let client = ClientOptions { ca: tls_ca, ..ClientOptions::default() };
+    let supervisors = addresses("--supervisor", &args.supervisor)?;
+    let client = client_options(&args.serve);
+    serve(Role::Coordinator, &args.role, &args.serve, args.port, |common| async move {
         let config = CoordinatorConfig { supervisors, client, ..CoordinatorConfig::default() };
         let running = coordinator::start(common, config).await?;
         running.stopped().await;
@@ -96,8 +94,17 @@ pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+fn addresses(flag: &str, texts: &[String]) -> Result<Vec<Address>, Failure> {
+    let parsed = texts.iter().map(|text| text.parse().with_context(|| flag.to_owned()));
+    parsed.collect::<Result<_>>().map_err(|e| Failure::usage(format!("{e:#}")))
+}
+
+fn client_options(serve: &ServeArgs) -> ClientOptions {
+    ClientOptions { ca: serve.tls_ca.clone(), allow_plain: serve.way.allow_plain, ..ClientOptions::default() }
+}
+
 /// Common to the roles with a port: logging, keys, trust, signals, a runtime.
-fn serve<F, Fut>(role: &RoleArgs, serve: &ServeArgs, port: u16, start: F) -> Result<ExitCode, Failure>
+fn serve<F, Fut>(kind: Role, role: &RoleArgs, serve: &ServeArgs, port: u16, start: F) -> Result<ExitCode, Failure>
 where
     F: FnOnce(Common) -> Fut,
     Fut: Future<Output = Result<()>>,
@@ -113,7 +120,9 @@ where
             there = runner_role::connect(&role.redis_url) => drop(there?),
             () = shutdown.draining() => return Ok(()),
         }
-        let common = Common::with_keys(&keys, options, shutdown.clone())?;
+        let mesh = mesh_config(serve, &options, keys.identity.peer_id())?;
+        let mut common = Common::with_keys(&keys, options, shutdown.clone())?;
+        common.join_mesh(mesh, kind).await?;
         let work = start(common);
         tokio::pin!(work);
         // Draining has a bound; what is not finished then is left as a crash would leave it, which loses nothing.
@@ -126,6 +135,30 @@ where
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn mesh_config(serve: &ServeArgs, options: &CommonOptions, role: PeerId) -> Result<MeshConfig> {
+    let mut config = MeshConfig::new(&options.identity.join("mesh"));
+    if let Some(dir) = &serve.mesh_socket_dir {
+        config.socket_dir.clone_from(dir);
+    }
+    config.usage = match serve.mesh {
+        MeshArg::Auto => MeshUse::Auto,
+        MeshArg::Off => MeshUse::Off,
+        MeshArg::Require => MeshUse::Require,
+    };
+    config.daemon_url.clone_from(&serve.way.mycelium_rpc);
+    config.transport = serve.way.transport.into();
+    config.allow_plain = serve.way.allow_plain;
+    config.allow.clone_from(&serve.mesh_allow);
+    config.topic_suffix.clone_from(&serve.topic);
+    config.ca.clone_from(&serve.tls_ca);
+    // A daemon that was started with the role's own mesh.key is known by the role's name.
+    config.hosts = vec![role];
+    if let Some(dir) = &serve.host_identity {
+        config.hosts.insert(0, identity::load_peer_id(dir)?);
+    }
+    Ok(config)
 }
 
 fn common_options(role: &RoleArgs, serve: &ServeArgs, port: u16) -> Result<CommonOptions> {

@@ -69,7 +69,7 @@ pub(super) fn run(command: WorkflowCommand) -> Result<ExitCode, Failure> {
 }
 
 fn open(target: &CoordinatorTarget) -> Result<Session, Failure> {
-    Session::open(&target.coordinator, &target.client)
+    Session::coordinator(target)
 }
 
 fn parse_id(text: &str) -> Result<WorkflowId, Failure> {

@@ -7,6 +7,7 @@
 //! | `ask` | finding out, for those who look, which steps run |
 //! | `driver`, `live` | one task for each workflow that has not ended: events in, journal, commands out |
 //! | `watchman` | recovery, and taking over from coordinators that died |
+//! | `nodes` | nodes that announce themselves, and the mesh |
 //! | `pool` | the supervisors, how they are, and which one gets a step |
 //! | `batch`, `deliver` | from ready steps to accepted jobs |
 //! | `waiter`, `arrival` | from long polls to checked results |
@@ -24,6 +25,7 @@ mod doctor;
 mod driver;
 mod live;
 mod logs;
+mod nodes;
 mod pool;
 mod show;
 mod start;
@@ -50,7 +52,7 @@ use horus_runners::job::WorkflowId;
 use horus_transport::{Caller, ErrorKind, RpcError};
 use lru::LruCache;
 
-use crate::role::{Announcer, Health, Shutdown};
+use crate::role::{Announcer, Health, RoleMesh, Shutdown};
 use live::Live;
 use pool::Pool;
 use store::{Store, StoreError};
@@ -64,7 +66,7 @@ const SHOWN_STEPS: usize = 5000;
 /// A coordinator at work: what its methods share.
 pub struct Coordinator {
     shared: Arc<Shared>,
-    announcer: Announcer,
+    announcer: Arc<Announcer>,
     /// Workflows that this coordinator does not drive, with the sequence at which they were read.
     shown: Mutex<LruCache<WorkflowId, Arc<Live>>>,
 }
@@ -81,6 +83,7 @@ pub(crate) struct Shared {
     store: Store,
     vault: Vault,
     pool: Arc<Pool>,
+    mesh: Option<RoleMesh>,
     health: Health,
     shutdown: Shutdown,
     /// How long an ended workflow is kept.

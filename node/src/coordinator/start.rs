@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 use super::pool::Pool;
 use super::store::Store;
 use super::vault::Vault;
-use super::{Coordinator, Shared, watchman};
+use super::{Coordinator, Shared, nodes, watchman};
 use crate::api::coordinator as api;
-use crate::role::{Common, RoleError};
+use crate::api::{GetMeshStatus, ListNodes};
+use crate::role::{Common, RoleError, Serving};
 
 /// How long an ended workflow is kept unless told otherwise.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -62,6 +63,8 @@ pub fn methods() -> MethodTable<Coordinator> {
     .method::<api::ValidateWorkflow, _, _>(Coordinator::validate_workflow)
     .method::<api::RegisterSupervisor, _, _>(Coordinator::register_supervisor)
     .method::<api::ListSupervisors, _, _>(Coordinator::list_supervisors)
+    .method::<GetMeshStatus, _, _>(Coordinator::get_mesh_status)
+    .method::<ListNodes, _, _>(Coordinator::list_nodes)
 }
 
 /// A coordinator that serves.
@@ -124,10 +127,17 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
     let client = ClientOptions {
         identity: Some(common.identity.clone()),
         certificate: common.certificate.clone(),
+        carriers: config.client.carriers.clone().or_else(|| common.mesh.as_ref().map(crate::role::RoleMesh::carriers)),
         ..config.client
     };
     let pool = Pool::new(client, common.trust.clone(), verifier.clone(), common.shutdown.clone());
+    let mut topics = Vec::new();
     for address in &config.supervisors {
+        // A topic stands for all who serve it: each of them gets steps of its own, the least loaded first.
+        if let (Address::Topic { topic }, Some(_)) = (address, &common.mesh) {
+            topics.push(topic.clone());
+            continue;
+        }
         pool.add(address, true).map_err(|error| RoleError::Serve(format!("--supervisor {address}: {error}")))?;
     }
     let shared = Arc::new(Shared {
@@ -140,6 +150,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         vault: Vault::new(store.clone()),
         store,
         pool,
+        mesh: common.mesh.clone(),
         health: common.health.clone(),
         shutdown: common.shutdown.clone(),
         retention: config.retention,
@@ -149,7 +160,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
     });
     let coordinator = Arc::new(Coordinator {
         shared: Arc::clone(&shared),
-        announcer: common.announcer(Role::Coordinator),
+        announcer: Arc::new(common.announcer(Role::Coordinator)),
         shown: Coordinator::shown_lately(),
     });
     let security = Security {
@@ -174,7 +185,21 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
     let addresses = server.local_addrs().to_vec();
     coordinator.announcer.serve_at(common.options.tls.is_some(), &addresses);
 
+    nodes::recall(&shared).await;
     let tasks = TaskTracker::new();
+    if let Some(mesh) = common.mesh.clone() {
+        let serving = Serving {
+            dispatcher: dispatcher.clone(),
+            announcer: Arc::clone(&coordinator.announcer),
+            health: common.health.clone(),
+            listens: addresses.clone(),
+            shutdown: common.shutdown.clone(),
+        };
+        tasks.spawn(mesh.serve(serving).await?);
+    }
+    if !topics.is_empty() {
+        tasks.spawn(nodes::follow_topics(Arc::clone(&shared), topics));
+    }
     let shutdown = common.shutdown.clone();
     tasks.spawn(async move {
         let stop = shutdown.stop_token();

@@ -9,7 +9,7 @@ use horus_transport::TlsFiles;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Announcer, Health, Shutdown};
+use super::{Announcer, Health, MeshConfig, RoleMesh, Shutdown};
 
 /// How often the trust policy's file is looked at. Who takes a key out of it waits so long at most.
 const TRUST_LOOK: Duration = Duration::from_secs(2);
@@ -82,6 +82,9 @@ pub enum RoleError {
     /// An address could not be listened on.
     #[error("cannot serve: {0}")]
     Serve(String),
+    /// The mesh cannot be used as asked for.
+    #[error("the mesh cannot be used: {0}")]
+    Mesh(String),
 }
 
 /// Everything that every role has. Cheap enough to clone at start-up.
@@ -99,7 +102,8 @@ pub struct Common {
     pub shutdown: Shutdown,
     /// The options it was made from.
     pub options: CommonOptions,
-    mesh_public_key: horus_keys::MeshPublicKey,
+    /// The role's part in the mesh, if it takes one.
+    pub mesh: Option<RoleMesh>,
     sealing_public_key: horus_keys::SealingPublicKey,
 }
 
@@ -137,10 +141,22 @@ impl Common {
             trust,
             health: Health::new(),
             shutdown,
-            mesh_public_key: keys.mesh_public_key,
+            mesh: None,
             sealing_public_key: keys.sealing.public(),
             options,
         })
+    }
+
+    /// Takes part in the mesh as that role, unless the configuration says not to.
+    ///
+    /// # Errors
+    /// [`RoleError::Mesh`]: a wrong address of the daemon, or no daemon although one is required.
+    pub async fn join_mesh(&mut self, config: MeshConfig, role: Role) -> Result<(), RoleError> {
+        self.mesh = RoleMesh::join(config, &self.trust, role).await?;
+        if let Some(mesh) = &self.mesh {
+            self.options.topics = vec![mesh.topic().to_owned()];
+        }
+        Ok(())
     }
 
     /// The role's name: the PeerId of its key.
@@ -150,7 +166,7 @@ impl Common {
     }
 
     /// An announcer for this node in `role`, reached at the addresses of the options; where it listens is added by
-    /// [`Announcer::serve_at`].
+    /// [`Announcer::serve_at`], where it is on the overlay by [`Announcer::live_at`].
     #[must_use]
     pub fn announcer(&self, role: Role) -> Announcer {
         Announcer::new(
@@ -158,9 +174,10 @@ impl Common {
             role,
             self.options.topics.clone(),
             self.options.announce.clone(),
-            Some(self.mesh_public_key),
+            None,
             Some(self.sealing_public_key),
         )
+        .with_certificate(self.certificate.clone())
     }
 
     /// Reads the trust policy again whenever its file changes, until the process drains. A file that became bad leaves the

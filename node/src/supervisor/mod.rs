@@ -4,6 +4,7 @@
 //! became of it. It holds no truth of its own: everything is in Redis, so it can die at any moment, and several can serve one
 //! Redis. What it keeps in memory are caches and the calls that wait.
 
+mod announce;
 mod create;
 mod documents;
 mod errors;
@@ -28,7 +29,7 @@ use horus_runners::queue::Queue;
 use horus_transport::{Caller, RpcError};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::role::{Announcer, Health, Shutdown};
+use crate::role::{Announcer, Health, RoleMesh, Shutdown};
 use crate::store::Store;
 use gate::Gate;
 use owners::Owners;
@@ -50,7 +51,8 @@ pub struct Supervisor {
     owners: Owners,
     kinds: Kinds,
     waiters: Arc<Waiters>,
-    announcer: Announcer,
+    announcer: Arc<Announcer>,
+    mesh: Option<RoleMesh>,
     shutdown: Shutdown,
     /// Wakes the maintenance: something may be due earlier than it thinks.
     due: Notify,

@@ -12,7 +12,8 @@ use super::{Supervisor, errors};
 use crate::api::supervisor::{
     ListRunnersParams, Pong, RegisterRunnerParams, Removed, Runner, RunnerParams, RunnerState, Runners,
 };
-use crate::role::Health;
+use crate::api::{KnownNodes, ListNodesParams, MeshReport};
+use crate::role::{Health, RoleMesh, known_nodes};
 use crate::store::StoreError;
 
 /// Most runners that can be registered by hand.
@@ -81,6 +82,19 @@ impl Supervisor {
     pub(super) async fn get_node_info(self: Arc<Self>, _: Caller, _: NoParams) -> Result<NodeInfo, RpcError> {
         // Open to anybody: it says what is known, and asks Redis for nothing.
         Ok(self.announcer.info(&self.kinds.all(), horus_keys::Timestamp::now()))
+    }
+
+    pub(super) async fn get_mesh_status(self: Arc<Self>, _: Caller, _: NoParams) -> Result<MeshReport, RpcError> {
+        Ok(RoleMesh::report(self.mesh.as_ref()).await)
+    }
+
+    pub(super) async fn list_nodes(
+        self: Arc<Self>,
+        _: Caller,
+        params: ListNodesParams,
+    ) -> Result<KnownNodes, RpcError> {
+        let topic = params.topic.as_deref();
+        Ok(KnownNodes { nodes: known_nodes(&self.announcer, &self.kinds.all(), self.mesh.as_ref(), topic) })
     }
 
     pub(super) async fn list_runners(

@@ -8,7 +8,8 @@ use horus_keys::{PeerId, Role};
 use horus_runners::admission::Verifier;
 use horus_runners::queue::{Queue, QueueOptions};
 use horus_transport::{
-    Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security, ServerOptions, ServiceInfo,
+    Address, ClientOptions, Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security,
+    ServerOptions, ServiceInfo,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -17,9 +18,10 @@ use super::gate::Gate;
 use super::owners::Owners;
 use super::registry::Kinds;
 use super::waiters::Waiters;
-use super::{Supervisor, maintenance};
+use super::{Supervisor, announce, maintenance};
 use crate::api::supervisor as api;
-use crate::role::{Common, RoleError};
+use crate::api::{GetMeshStatus, ListNodes};
+use crate::role::{Common, RoleError, Serving};
 use crate::store::Store;
 
 /// Memory for verified batches, in bytes: a supervisor sees a batch again only when a client repeats it.
@@ -34,6 +36,10 @@ const WORKFLOWS: usize = 128 << 20;
 pub struct SupervisorConfig {
     /// How the queue behaves: its bounds, retention and leases. The runners of the machine are given the same.
     pub queue: QueueOptions,
+    /// The coordinators that it announces itself to.
+    pub coordinators: Vec<Address>,
+    /// How it calls them. Identity, certificate and the way to the overlay are filled in.
+    pub client: ClientOptions,
 }
 
 /// The methods of a supervisor: what it serves, and what its OpenRPC document says.
@@ -61,6 +67,8 @@ pub fn methods() -> MethodTable<Supervisor> {
     .method::<api::PingRunner, _, _>(Supervisor::ping_runner)
     .method::<api::RegisterRunner, _, _>(Supervisor::register_runner)
     .method::<api::RemoveRunner, _, _>(Supervisor::remove_runner)
+    .method::<GetMeshStatus, _, _>(Supervisor::get_mesh_status)
+    .method::<ListNodes, _, _>(Supervisor::list_nodes)
 }
 
 /// A supervisor that serves.
@@ -131,7 +139,8 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         owners: Owners::new(),
         kinds: Kinds::default(),
         waiters: Arc::new(Waiters::default()),
-        announcer: common.announcer(Role::Supervisor),
+        announcer: Arc::new(common.announcer(Role::Supervisor)),
+        mesh: common.mesh.clone(),
         shutdown: common.shutdown.clone(),
         due: Notify::new(),
         server: tokio::sync::OnceCell::new(),
@@ -158,7 +167,21 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
     let addresses = server.local_addrs().to_vec();
     supervisor.announcer.serve_at(common.options.tls.is_some(), &addresses);
 
+    let announcing = announce::clients(&common, config.coordinators, config.client)?;
     let tasks = TaskTracker::new();
+    if let Some(mesh) = common.mesh.clone() {
+        let serving = Serving {
+            dispatcher: dispatcher.clone(),
+            announcer: supervisor.announcer.clone(),
+            health: common.health.clone(),
+            listens: addresses.clone(),
+            shutdown: common.shutdown.clone(),
+        };
+        tasks.spawn(mesh.serve(serving).await?);
+    }
+    for coordinator in announcing {
+        tasks.spawn(announce::keep_announced(coordinator, supervisor.clone()));
+    }
     tasks.spawn(store.keep_watch_with(common.shutdown.clone(), move || {
         let queue = queue.clone();
         async move { queue.ping().await }

@@ -170,7 +170,14 @@ fn command(spec: &ChildSpec) -> Command {
         // Ctrl-C in a terminal reaches the whole foreground group; the children are stopped by us, in order.
         .process_group(0)
         .kill_on_drop(true);
-    for name in ["HORUS_IDENTITY", "HORUS_TRUST", "HORUS_REDIS_URL", "HORUS_COORDINATOR", "HORUS_SUPERVISOR"] {
+    for name in [
+        "HORUS_IDENTITY",
+        "HORUS_TRUST",
+        "HORUS_REDIS_URL",
+        "HORUS_COORDINATOR",
+        "HORUS_SUPERVISOR",
+        "HORUS_MYCELIUM_RPC",
+    ] {
         command.env_remove(name);
     }
     command

@@ -10,9 +10,10 @@ use std::{net::TcpListener, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::cli::args::{FsyncArg, MeshArg};
+use crate::role::{MeshConfig, MeshUse, RoleMesh};
 use children::{ChildSpec, Children};
 pub use children::{WITH_PARENT, with_parent};
 pub use setup::{ROLES, RoleKeys, Setup, default_data_dir};
@@ -32,6 +33,8 @@ pub struct UpConfig {
     pub mesh: MeshArg,
     /// JSON-RPC address of the mycelium daemon.
     pub mycelium_rpc: String,
+    /// Coordinators on other machines that the supervisor announces itself to.
+    pub coordinators: Vec<String>,
     /// Directory of functions for every script.
     pub script_lib: Option<PathBuf>,
     /// The hero command line tool.
@@ -61,6 +64,7 @@ pub struct UpConfig {
 pub async fn run(config: UpConfig) -> Result<()> {
     let setup = setup::prepare(&config.data_dir, &config.identity_dir)?;
     let _lock = setup::lock(&config.data_dir)?;
+    look_for_daemon(&config, &setup).await?;
     let supervisor_port = choose_port(config.supervisor_port, "--supervisor-port")?;
     let coordinator_port = choose_port(config.coordinator_port, "--coordinator-port")?;
 
@@ -162,6 +166,7 @@ fn role_specs(
     };
     let supervisor_id = setup.peer_id("supervisor");
     let lease = horus_keys::duration::format(config.lease);
+    let mesh = mesh_args(config, setup);
     let supervisor = [
         "supervisor",
         "--port",
@@ -171,7 +176,12 @@ fn role_specs(
         "--lease",
         &lease,
     ];
-    let mut specs = vec![common("supervisor", supervisor.map(str::to_owned).to_vec())];
+    let mut supervisor = supervisor.map(str::to_owned).to_vec();
+    supervisor.extend(mesh.iter().cloned());
+    for address in &config.coordinators {
+        supervisor.extend(["--coordinator".to_owned(), address.clone()]);
+    }
+    let mut specs = vec![common("supervisor", supervisor)];
     for kind in ["hero", "sal", "osiris", "noop"] {
         let mut args = vec![
             "runner".to_owned(),
@@ -198,19 +208,15 @@ fn role_specs(
         }
         specs.push(common(&format!("runner-{kind}"), args));
     }
-    specs.push(common(
-        "coordinator",
-        vec![
-            "coordinator".to_owned(),
-            "--port".to_owned(),
-            coordinator_port.to_string(),
-            "--supervisor".to_owned(),
-            format!("http://127.0.0.1:{supervisor_port}#{supervisor_id}"),
-        ],
-    ));
-    if config.mesh != MeshArg::Off {
-        warn_without_mesh(config)?;
-    }
+    let mut coordinator = vec![
+        "coordinator".to_owned(),
+        "--port".to_owned(),
+        coordinator_port.to_string(),
+        "--supervisor".to_owned(),
+        format!("http://127.0.0.1:{supervisor_port}#{supervisor_id}"),
+    ];
+    coordinator.extend(mesh);
+    specs.push(common("coordinator", coordinator));
     Ok(specs)
 }
 
@@ -222,13 +228,47 @@ fn absolute(path: &std::path::Path) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-fn warn_without_mesh(config: &UpConfig) -> Result<()> {
-    if config.mesh == MeshArg::Require {
-        bail!(
-            "--mesh require: this version speaks HTTP only and cannot use the mycelium daemon at {}; start with --mesh off",
-            config.mycelium_rpc
-        );
+/// Looks whether a mycelium daemon answers, before anything is started that would need one.
+///
+/// # Errors
+/// None does, and one is required: tells how to get one.
+async fn look_for_daemon(config: &UpConfig, setup: &Setup) -> Result<()> {
+    if config.mesh == MeshArg::Off {
+        return Ok(());
     }
-    warn!(daemon = %config.mycelium_rpc, "the mesh is not used by this version: roles are reached over HTTP");
+    let mut mesh = MeshConfig::new(&config.data_dir.join("mesh"));
+    mesh.daemon_url.clone_from(&config.mycelium_rpc);
+    mesh.usage = if config.mesh == MeshArg::Require { MeshUse::Require } else { MeshUse::Auto };
+    let trust = horus_keys::Trust::new(horus_keys::TrustPolicy::default());
+    let Some(mesh) = RoleMesh::join(mesh, &trust, horus_keys::Role::Supervisor).await? else { return Ok(()) };
+    let host = setup.peer_id("host");
+    match mesh.daemon_key() {
+        Some(key) if key == host.mesh_public_key() => info!(%host, "this host is on the mesh by its PeerId"),
+        Some(key) => info!(
+            %key,
+            "this host is on the mesh by its daemon's key; start the daemon with -k {}/mesh.key to be known by a PeerId",
+            setup.key_dir("host").display()
+        ),
+        None => {}
+    }
+    mesh.leave().await;
     Ok(())
+}
+
+/// What the roles with a port are told of the mesh.
+fn mesh_args(config: &UpConfig, setup: &Setup) -> Vec<String> {
+    let usage = match config.mesh {
+        MeshArg::Off => return vec!["--mesh".to_owned(), "off".to_owned()],
+        // That there is one was checked; it may be away for a moment when a role starts again.
+        MeshArg::Auto | MeshArg::Require => "auto",
+    };
+    [
+        ("--mesh", usage.to_owned()),
+        ("--mycelium-rpc", config.mycelium_rpc.clone()),
+        ("--host-identity", setup.key_dir("host").display().to_string()),
+        ("--mesh-socket-dir", config.data_dir.join("mesh").display().to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .collect()
 }

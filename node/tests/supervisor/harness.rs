@@ -165,7 +165,7 @@ impl Place {
         let shutdown = Shutdown::new();
         let common = Common::with_keys(&keys, options, shutdown.clone()).unwrap();
         let health = common.health.clone();
-        let running = start(common, SupervisorConfig { queue }).await.unwrap();
+        let running = start(common, SupervisorConfig { queue, ..SupervisorConfig::default() }).await.unwrap();
         let url = format!("http://{}", running.addresses()[0]);
         let supervisor = running.peer_id();
         let running = Some(running);

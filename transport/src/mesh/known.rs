@@ -18,6 +18,8 @@ pub struct KnownNode {
     pub peer_id: PeerId,
     /// What it says.
     pub announcement: NodeAnnouncement,
+    /// The announcement as signed, to pass on.
+    pub envelope: Envelope,
 }
 
 impl KnownNode {
@@ -55,7 +57,7 @@ impl Known {
         let mut nodes = self.lock();
         let known = nodes.get(&peer_id).map(|node| &node.announcement);
         if known.is_none_or(|known| known.expires_at <= announcement.expires_at && *known != announcement) {
-            nodes.put(peer_id, Arc::new(KnownNode { peer_id, announcement }));
+            nodes.put(peer_id, Arc::new(KnownNode { peer_id, announcement, envelope: envelope.clone() }));
             self.version.fetch_add(1, Ordering::Relaxed);
         }
         Ok(peer_id)

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use horus_keys::{PeerId, Timestamp};
 use reqwest::Url;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -34,7 +35,7 @@ const CONNECT: Duration = Duration::from_millis(900);
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Which paths may be used to `mycelium://` and `topic:` addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TransportMode {
     /// Overlay HTTP, else messages, else the HTTP fallback.
@@ -70,7 +71,7 @@ impl fmt::Display for TransportMode {
 }
 
 /// The kind of a path, in the order of preference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PathKind {
     /// HTTP to the overlay address, which the overlay encrypts end to end.

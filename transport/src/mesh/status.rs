@@ -4,7 +4,8 @@ use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
 
 use horus_keys::{MeshPublicKey, PeerId, Timestamp};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Shared;
@@ -13,7 +14,7 @@ use super::route::Route;
 use super::serve::ServiceState;
 
 /// A snapshot. Serialises for `--json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct MeshStatus {
     /// The local daemon.
     pub daemon: DaemonStatus,
@@ -32,30 +33,30 @@ pub struct MeshStatus {
 }
 
 /// The local daemon.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DaemonStatus {
     /// Where its JSON-RPC is.
     pub url: String,
     /// Whether it answers.
     pub up: bool,
     /// Why it does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// This host's overlay address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay_ip: Option<Ipv6Addr>,
     /// The daemon's key.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh_public_key: Option<MeshPublicKey>,
     /// When it started.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Whether this host has a network interface with the overlay address.
     pub tun: bool,
 }
 
 /// A link of the daemon to a neighbour.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct LinkStatus {
     /// The neighbour's endpoint, such as `tcp://192.0.2.1:9651`.
     pub endpoint: String,
@@ -64,7 +65,7 @@ pub struct LinkStatus {
 }
 
 /// A topic that is served.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TopicStatus {
     /// The topic.
     pub topic: String,
@@ -76,46 +77,46 @@ pub struct TopicStatus {
 }
 
 /// A node, and the paths to it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// The role's key, if it is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_id: Option<PeerId>,
     /// Its host.
     pub overlay_ip: Ipv6Addr,
     /// Its topic.
     pub topic: String,
     /// The path that the next call takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathKind>,
     /// Calls that are under way.
     pub outstanding: usize,
     /// When its announcement expires, if one is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// All paths, the preferred first.
     pub paths: Vec<PathStatus>,
 }
 
 /// A path to a node.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PathStatus {
     /// Its kind.
     pub path: PathKind,
     /// The URL, for HTTP.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Whether it works; absent if it was not tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<bool>,
     /// How long a call takes on it, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
     /// What failed last.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// When that was.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error_at: Option<Timestamp>,
 }
 

@@ -177,7 +177,13 @@ pub(super) fn announcement(me: &Identity) -> NodeInfo {
         sealing_public_key: None,
         expires_at: Timestamp::now() + Duration::from_secs(600),
     };
-    NodeInfo { envelope: announcement.sign(me), peer_id: me.peer_id(), role: Role::Supervisor, version: "0.1.0".into() }
+    NodeInfo {
+        envelope: announcement.sign(me),
+        peer_id: me.peer_id(),
+        role: Role::Supervisor,
+        version: "0.1.0".into(),
+        certificate: None,
+    }
 }
 
 pub(super) fn table() -> MethodTable<State> {

@@ -75,7 +75,13 @@ fn announce(state: &State) -> NodeInfo {
         expires_at: Timestamp::now() + Duration::from_secs(600),
     };
     let envelope = announcement.sign(&state.me);
-    NodeInfo { envelope, peer_id: state.me.peer_id(), role: Role::Supervisor, version: "test".into() }
+    NodeInfo {
+        envelope,
+        peer_id: state.me.peer_id(),
+        role: Role::Supervisor,
+        version: "test".into(),
+        certificate: None,
+    }
 }
 
 fn table() -> MethodTable<State> {

@@ -13,6 +13,10 @@ use crate::api::{EnvelopeText, NoParams, rpc_method};
 pub struct RegisterSupervisorParams {
     /// The supervisor's announcement (`application/vnd.horus.node+json`), signed with its own key.
     pub envelope: EnvelopeText,
+    /// An owner's certificate of the supervisor's key (`application/vnd.horus.member+json`), for a coordinator that knows the
+    /// owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<EnvelopeText>,
 }
 
 /// Result of `register_supervisor`.

@@ -26,6 +26,10 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
     let mut failures = 0_u32;
     loop {
         let now = Timestamp::now();
+        if pool.is_double(&supervisor) && supervisor.outstanding() == 0 {
+            pool.remove(&supervisor);
+            return;
+        }
         if supervisor.has_expired(now) && supervisor.outstanding() == 0 {
             pool.remove(&supervisor);
             tracing::info!(address = %supervisor.address, "supervisor's announcement expired");
@@ -75,6 +79,10 @@ async fn look(supervisor: &Supervisor, pool: &Pool) -> Result<Found, RpcError> {
     let kinds =
         asked.runners.into_iter().filter(|runner| runner.state != RunnerState::Gone).map(|runner| runner.runner);
     let peer = node.peer_id;
+    if let Some(certificate) = &node.certificate {
+        // What it is worth, the question below tells.
+        let _ = pool.trust.present(certificate, Timestamp::now());
+    }
     let refused = (!pool.trust.allows(peer, Role::Supervisor, Timestamp::now())).then(|| {
         format!("its key {peer} is not trusted as a supervisor here: `horus keys trust add {peer} --role supervisor`")
     });

@@ -86,7 +86,8 @@ impl Pool {
         now: Timestamp,
     ) -> Result<Timestamp, String> {
         let until = announcement.expires_at.min(now.saturating_add(MAX_ANNOUNCED_FOR));
-        if let Some(known) = self.all().iter().find(|known| known.peer() == Some(peer)) {
+        let pins = |known: &Supervisor| known.client.address().pin() == Some(peer);
+        if let Some(known) = self.all().iter().find(|known| known.peer() == Some(peer) || pins(known)) {
             known.announced(until);
             return Ok(until);
         }
@@ -112,6 +113,13 @@ impl Pool {
 
     fn all(&self) -> Vec<Arc<Supervisor>> {
         self.supervisors.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether another one is the same node, and was given by flag or was there before: then this one is one too many.
+    fn is_double(&self, one: &Arc<Supervisor>) -> bool {
+        let all = self.supervisors.read().unwrap_or_else(PoisonError::into_inner);
+        let first = all.iter().filter(|known| known.peer().is_some() && known.peer() == one.peer());
+        !one.given && first.min_by_key(|known| !known.given).is_some_and(|first| !Arc::ptr_eq(first, one))
     }
 
     /// Drops a supervisor that has expired.

@@ -11,8 +11,10 @@
 //! | `horus:workflows:submitters` | set of those who have a list |
 //! | `horus:workflows:active` | set of ids that have not ended |
 //! | `horus:workflows:requests` | hash id -> PeerId: cancellations that the owner has not seen |
+//! | `horus:supervisors` | hash PeerId -> announcement: the supervisors that announced themselves |
 //! | `horus:coordinators` | hash: a counter for every running coordinator, which grows while it lives |
 
+mod announced;
 mod connection;
 mod index;
 mod scripts;

@@ -149,7 +149,13 @@ impl Fake {
             expires_at: Timestamp::now().saturating_add(Duration::from_secs(600)),
         };
         let envelope = announcement.sign(&self.me);
-        Ok(NodeInfo { envelope, peer_id: self.me.peer_id(), role: Role::Supervisor, version: "0".into() })
+        Ok(NodeInfo {
+            envelope,
+            peer_id: self.me.peer_id(),
+            role: Role::Supervisor,
+            version: "0".into(),
+            certificate: None,
+        })
     }
 
     async fn runners(self: Arc<Self>, _: Caller, _: ListRunnersParams) -> Result<Runners, RpcError> {
