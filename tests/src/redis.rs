@@ -35,6 +35,11 @@ impl TestRedis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its address as a socket, which is the same in every network namespace.
+    pub fn socket_url(&self) -> String {
+        format!("redis+unix://{}", self.dir.path().join("redis.sock").display())
+    }
+
     /// A connection.
     ///
     /// # Panics
@@ -83,6 +88,8 @@ fn spawn(port: u16, dir: &Path) -> Child {
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir"])
             .arg(dir)
+            .arg("--unixsocket")
+            .arg(dir.join("redis.sock"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();

@@ -10,6 +10,7 @@ mod hostile_coordinator;
 mod hostile_input;
 mod house_rules;
 mod main_job;
+mod mesh;
 mod runaway;
 mod takeover;
 mod two_supervisors;
