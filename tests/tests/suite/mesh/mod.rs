@@ -256,7 +256,9 @@ fn a_new_machine_joins(world: World) {
     scene.coordinator(Over::Messages, &["--supervisor", "topic:horus.supervisor"]);
     let coordinator = format!("mycelium://{}", scene.world.host(0));
     scene.supervisor(1, Over::Messages, &["--coordinator", &coordinator]);
-    scene.runner(1, "noop");
+    // The runner's policy names the owner only: it is told whose jobs it takes.
+    let supervisor = scene.key_of(1);
+    scene.runner(1, "noop", &["--audience", &supervisor]);
     scene.until("the supervisor has announced itself", Duration::from_secs(60), || {
         let list = scene.supervisors();
         let answers = |s: &Value| s["state"] == "alive" && s["runners"].to_string().contains("noop");

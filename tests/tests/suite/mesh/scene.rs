@@ -55,17 +55,30 @@ impl Scene {
         let mut scene = Self::empty(world);
         scene.trusted("me", "submitter,operator", "*");
         scene.trusted("c", "coordinator", "*");
-        let mut addresses = Vec::new();
         for host in 1..=supervisors {
             scene.trusted(&format!("s{host}"), "supervisor", "*");
-            scene.supervisor(host, over, &[]);
             for kind in KINDS {
                 scene.trusted(&format!("{kind}{host}"), "runner", kind);
-                scene.runner(host, kind);
+            }
+        }
+        let mut addresses = Vec::new();
+        for host in 1..=supervisors {
+            scene.supervisor(host, over, &[]);
+            for kind in KINDS {
+                scene.runner(host, kind, &[]);
             }
             addresses.push(match over {
                 Over::Plain => format!("http://{}:{}", underlay(host), scene.ports[host]),
                 _ => format!("mycelium://{}", scene.world.host(host)),
+            });
+        }
+        // Over messages a supervisor is looked at once a minute: its runners are there when the coordinator comes.
+        for host in 1..=supervisors {
+            let address = format!("http://127.0.0.1:{}", scene.ports[host]);
+            scene.until("all runners are alive", Duration::from_secs(60), || {
+                let list = ["runners", "list", "--supervisor", &address, "--json"];
+                let (ok, out) = scene.try_horus(host, Some("me"), &list);
+                (ok && out.matches("\"alive\"").count() == KINDS.len()).then_some(())
             });
         }
         let mut flags = Vec::new();
@@ -126,8 +139,8 @@ impl Scene {
         self.role(host, &format!("s{host}"), &args);
     }
 
-    pub(super) fn runner(&mut self, host: usize, kind: &str) {
-        self.role(host, &format!("{kind}{host}"), &["runner", kind]);
+    pub(super) fn runner(&mut self, host: usize, kind: &str, more: &[&str]) {
+        self.role(host, &format!("{kind}{host}"), &[&["runner", kind], more].concat());
     }
 
     pub(super) fn coordinator(&mut self, over: Over, more: &[&str]) {
