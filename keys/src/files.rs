@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -47,6 +47,8 @@ pub(crate) struct Contents {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
     /// The permission bits, taken from the open file and not from its path.
     pub(crate) mode: u32,
+    /// The user that the file belongs to.
+    pub(crate) owner: u32,
 }
 
 /// Reads a file of at most `max` bytes; a longer one is an error of kind `FileTooLarge`, and what is no
@@ -65,5 +67,5 @@ pub(crate) fn read(path: &Path, max: usize) -> io::Result<Contents> {
     if bytes.len() > max {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
     }
-    Ok(Contents { bytes, mode: metadata.permissions().mode() & 0o7777 })
+    Ok(Contents { bytes, mode: metadata.permissions().mode() & 0o7777, owner: metadata.uid() })
 }

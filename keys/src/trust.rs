@@ -56,7 +56,7 @@ impl Trust {
     /// Reads `trust.toml`. A missing file trusts nobody, until [`Trust::reload`] finds one.
     ///
     /// # Errors
-    /// [`TrustError`] if the file cannot be read, is writable by everybody, or is not valid.
+    /// [`TrustError`] if the file cannot be read, can be written by others than root and the current user, or is not valid.
     pub fn open(path: &Path) -> Result<Self, TrustError> {
         let (policy, source) = policy::load(path)?;
         Ok(Self::with(policy, Some(path.to_owned()), Some(source)))

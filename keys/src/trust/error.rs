@@ -30,13 +30,23 @@ pub enum TrustError {
         /// What is wrong, and where.
         reason: String,
     },
-    /// Anybody could change the policy.
-    #[error("{} can be written by everybody (mode {mode:o}), so it proves nothing: run `chmod o-w {}` and check what it says", path.display(), path.display())]
+    /// Others than the file's owner could change the policy.
+    #[error("{} can be written by its group or by everybody (mode {mode:o}), so it proves nothing: run `chmod go-w {}` and check what it says", path.display(), path.display())]
     Writable {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The file belongs to somebody who could change the policy at any time.
+    #[error("{} belongs to the user {owner}, who could change it at any time: check what it says and run `chown {user} {}`, or give it to root", path.display(), path.display())]
+    Owned {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user that wanted to read it.
+        user: u32,
     },
     /// The certificate is malformed, badly signed or expired.
     #[error(transparent)]

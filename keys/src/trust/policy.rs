@@ -123,7 +123,7 @@ impl TrustPolicy {
     /// Reads a `trust.toml`. A missing file trusts nobody.
     ///
     /// # Errors
-    /// [`TrustError`] if it cannot be read, is writable by everybody, or is not valid.
+    /// [`TrustError`] if it cannot be read, can be written by others than root and the current user, or is not valid.
     pub fn load(path: &Path) -> Result<Self, TrustError> {
         load(path).map(|(policy, _)| policy)
     }
@@ -159,11 +159,20 @@ pub(super) fn read_text(path: &Path) -> Result<String, TrustError> {
         }
         Ok(contents) => contents,
     };
-    if contents.mode & 0o002 != 0 {
+    if contents.mode & 0o022 != 0 {
         return Err(TrustError::Writable { path: path.to_owned(), mode: contents.mode });
     }
+    owned(path, contents.owner, nix::unistd::geteuid().as_raw())?;
     String::from_utf8(contents.bytes.to_vec())
         .map_err(|_| TrustError::Policy { path: Some(path.to_owned()), reason: "it is not UTF-8 text".into() })
+}
+
+/// Whoever owns a file can change it whatever its mode: that may be root and the user that reads it, and nobody else.
+pub(super) fn owned(path: &Path, owner: u32, user: u32) -> Result<(), TrustError> {
+    if owner == 0 || owner == user {
+        return Ok(());
+    }
+    Err(TrustError::Owned { path: path.to_owned(), owner, user })
 }
 
 /// The policy in the file, and the digest of its text.

@@ -233,13 +233,28 @@ fn certificates_are_forgotten_when_there_are_too_many() {
 }
 
 #[test]
-fn a_policy_that_everybody_can_write_is_refused() {
+fn a_policy_that_others_can_write_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trust.toml");
     fs::write(&path, "").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    let error = Trust::open(&path).unwrap_err().to_string();
-    assert!(error.contains("chmod o-w"), "{error}");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+    for mode in [0o666, 0o646, 0o664, 0o620] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = Trust::open(&path).unwrap_err().to_string();
+        assert!(error.contains("chmod go-w"), "{error}");
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     Trust::open(&path).unwrap();
+
+    for (owner, user) in [(0, 0), (0, 1000), (1000, 1000)] {
+        policy::owned(&path, owner, user).unwrap();
+    }
+    for (owner, user) in [(1001, 1000), (1000, 0)] {
+        let error = policy::owned(&path, owner, user).unwrap_err().to_string();
+        assert!(error.contains(&format!("chown {user} ")), "{error}");
+    }
+    // Only root can give a file away.
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        assert!(matches!(Trust::open(&path), Err(TrustError::Owned { owner: 12_345, .. })));
+    }
 }

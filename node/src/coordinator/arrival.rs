@@ -73,7 +73,8 @@ impl Arrived {
 }
 
 /// Takes a result only with a receipt that fits: by a runner that is trusted for the kind, for this job, this spec and this
-/// output. Lost, expired and cancelled jobs need none, for no runner ended them.
+/// output. Lost, expired and cancelled jobs need none, for no runner ended them. A job that its runner refused has failed, but what
+/// arrives has no receipt then: nothing may follow from it.
 ///
 /// # Errors
 /// Why the result cannot be believed.
@@ -103,13 +104,18 @@ pub(super) fn arrived(
     if output.as_deref().map(|text| Digest::of(text.as_bytes())) != receipt.output {
         return Err("its output is not the one that its runner's receipt covers".to_owned());
     }
+    // A runner that refused the job signs a receipt of no workflow: the step failed, but for other steps that proves nothing.
+    let proves = receipt.workflow.is_some();
+    if receipt.outcome == JobStatus::Succeeded && !proves {
+        return Err("its receipt is not one of a workflow's step".to_owned());
+    }
     let outcome = Outcome {
         status: receipt.outcome,
         output: receipt.output,
         error: receipt.error,
-        receipt: Some(ReceiptPlace { batch: envelope.digest(), index }),
+        receipt: proves.then(|| ReceiptPlace { batch: envelope.digest(), index }),
         started_at: Some(receipt.started_at),
         finished_at: Some(receipt.finished_at),
     };
-    Ok(Arrived { step: watch.step, outcome, output, receipt: Some(envelope.clone()) })
+    Ok(Arrived { step: watch.step, outcome, output, receipt: proves.then(|| envelope.clone()) })
 }

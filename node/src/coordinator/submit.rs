@@ -111,7 +111,8 @@ async fn known(shared: &Arc<Shared>, signed: &SignedWorkflow) -> Result<Option<S
     let id = &signed.submission.id;
     let meta = shared.store.meta(id).await.map_err(|error| shared.as_rpc(&error))?;
     let Some(meta) = meta else { return Ok(None) };
-    if meta.digest != signed.digest {
+    // Two keys can sign one payload: it is the same workflow only if the same key is responsible.
+    if meta.digest != signed.digest || meta.submitter != signed.signer {
         return Err(conflict(signed));
     }
     let broken = shared.broken.lock().unwrap_or_else(PoisonError::into_inner).contains(id);

@@ -148,7 +148,8 @@ impl Supervisor {
         let pushed = self.queue.push(&jobs, &batch.envelope, &workflows, &receipts).await;
         let pushed = self.gate.pass(pushed)?;
         for job in &jobs {
-            self.owners.insert(&job.id, Owner { submitter: job.submitter, delegate: job.delegate });
+            // Also if it was there already: whoever delegated it, the workflow names the same coordinators.
+            self.owners.insert(&job.id, Owner::from(job));
         }
         if jobs.iter().any(|job| job.not_before.is_some()) {
             self.due.notify_one();

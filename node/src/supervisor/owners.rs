@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use horus_keys::PeerId;
-use horus_runners::job::JobId;
+use horus_runners::job::{Job, JobId};
+use horus_runners::queue::JobView;
 use lru::LruCache;
 
 /// Most owners of jobs that are kept.
@@ -14,10 +15,33 @@ const OWNERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 const OWNER_LIFE: Duration = Duration::from_secs(60);
 
 /// Whose job it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Any coordinator that the signed workflow names may take the workflow over, and has to see to the jobs that another one sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) submitter: PeerId,
-    pub(super) delegate: Option<PeerId>,
+    /// The coordinator that delegated it, and the others that its workflow names.
+    pub(super) coordinators: Vec<PeerId>,
+}
+
+impl Owner {
+    /// Whether the job is this key's own, to see and to steer.
+    pub(super) fn is(&self, peer: PeerId) -> bool {
+        self.submitter == peer || self.coordinators.contains(&peer)
+    }
+}
+
+impl From<&JobView> for Owner {
+    fn from(view: &JobView) -> Self {
+        let coordinators = view.delegate.iter().chain(&view.coordinators).copied().collect();
+        Self { submitter: view.submitter, coordinators }
+    }
+}
+
+impl From<&Job> for Owner {
+    fn from(job: &Job) -> Self {
+        Self { submitter: job.submitter, coordinators: job.coordinators.clone() }
+    }
 }
 
 /// The owners of jobs that were asked for lately.
@@ -32,7 +56,7 @@ impl Owners {
         let mut owners = locked(&self.0);
         let (owner, since) = owners.get(id)?;
         if since.elapsed() < OWNER_LIFE {
-            return Some(*owner);
+            return Some(owner.clone());
         }
         owners.pop(id);
         None
@@ -66,8 +90,8 @@ mod tests {
         let owners = Owners::new();
         let id: JobId = "noop-a".parse().unwrap();
         let submitter = horus_keys::Identity::generate().peer_id();
-        let owner = Owner { submitter, delegate: None };
-        owners.insert(&id, owner);
+        let owner = Owner { submitter, coordinators: Vec::new() };
+        owners.insert(&id, owner.clone());
         assert_eq!(owners.get(&id), Some(owner));
         owners.forget(&id);
         assert_eq!(owners.get(&id), None);

@@ -30,7 +30,7 @@ impl Supervisor {
         self.gate.check()?;
         let sight = self.sight(&caller)?;
         let view = self.view(&params.job_id).await?;
-        if !sight.sees(view.submitter, view.delegate) {
+        if !sight.sees(&Owner::from(&view)) {
             return Err(errors::no_job(&params.job_id));
         }
         Ok(view)
@@ -90,7 +90,7 @@ impl Supervisor {
             ));
         }
         let mut filter = JobFilter { runner: params.runner, status: params.status, submitter: params.submitter };
-        // A coordinator also sees what it delegated, which is others' jobs.
+        // A coordinator also sees the steps of workflows that name it, which are others' jobs.
         let delegates = self.trust.allows(sight.caller(), Role::Coordinator, Timestamp::now());
         if !sight.sees_all() && !delegates {
             filter.submitter = Some(sight.caller());
@@ -99,7 +99,7 @@ impl Supervisor {
         for _ in 0..LIST_LOOKS {
             let page = self.queue.list(&filter, cursor.as_deref(), limit).await;
             let mut page = self.gate.pass(page)?;
-            page.jobs.retain(|job| sight.sees(job.submitter, job.delegate));
+            page.jobs.retain(|job| sight.sees(&Owner::from(job)));
             if !page.jobs.is_empty() || page.cursor.is_none() {
                 return Ok(page);
             }
@@ -135,7 +135,7 @@ impl Supervisor {
         for some in ids.chunks(OWNERS_AT_A_TIME) {
             let owners = try_join_all(some.iter().map(|id| self.owner(id))).await?;
             for (id, owner) in some.iter().zip(owners) {
-                if !sight.sees(owner.submitter, owner.delegate) {
+                if !sight.sees(&owner) {
                     return Err(errors::no_job(id));
                 }
             }
@@ -148,9 +148,9 @@ impl Supervisor {
         self.gate.check()?;
         let sight = self.sight(caller)?;
         let owner = self.owner(id).await?;
-        if sight.steers(owner.submitter, owner.delegate) {
+        if sight.steers(&owner) {
             Ok(())
-        } else if sight.sees(owner.submitter, owner.delegate) {
+        } else if sight.sees(&owner) {
             Err(errors::not_yours(id))
         } else {
             Err(errors::no_job(id))
@@ -162,12 +162,12 @@ impl Supervisor {
             return Ok(owner);
         }
         let view = self.view(id).await?;
-        Ok(Owner { submitter: view.submitter, delegate: view.delegate })
+        Ok(Owner::from(&view))
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, RpcError> {
         let view = self.gate.pass(self.queue.get(id).await)?.ok_or_else(|| errors::no_job(id))?;
-        self.owners.insert(id, Owner { submitter: view.submitter, delegate: view.delegate });
+        self.owners.insert(id, Owner::from(&view));
         Ok(view)
     }
 }

@@ -1,14 +1,16 @@
 //! What a caller may see and steer.
 //!
-//! A submitter sees and steers its own jobs, a coordinator those that it delegated, an observer sees all, an operator and
-//! an owner steer all. A job that a caller may not see does not exist for it: the answer is the same as for an unknown id.
+//! A submitter sees and steers its own jobs, a coordinator those of workflows that name it, an observer sees all, an operator
+//! and an owner steer all. A job that a caller may not see does not exist for it: the answer is the same as for an unknown id.
 
 use horus_keys::{PeerId, Role, Timestamp, Trust};
+
+use super::owners::Owner;
 
 /// How far a caller looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sight {
-    /// Its own jobs, which it may steer: those it submitted, and those it delegated as a coordinator.
+    /// Its own jobs, which it may steer: those it submitted, and those of workflows that name it as a coordinator.
     Own(PeerId),
     /// Everybody's jobs; steering only its own.
     All(PeerId),
@@ -41,18 +43,14 @@ impl Sight {
         !matches!(self, Self::Own(_))
     }
 
-    /// Whether the caller may see a job of `submitter` that `delegate` delegated.
-    pub(super) fn sees(self, submitter: PeerId, delegate: Option<PeerId>) -> bool {
-        self.sees_all() || self.owns(submitter, delegate)
+    /// Whether the caller may see a job.
+    pub(super) fn sees(self, owner: &Owner) -> bool {
+        self.sees_all() || owner.is(self.caller())
     }
 
-    /// Whether the caller may cancel or delete a job of `submitter` that `delegate` delegated.
-    pub(super) fn steers(self, submitter: PeerId, delegate: Option<PeerId>) -> bool {
-        matches!(self, Self::Steer(_)) || self.owns(submitter, delegate)
-    }
-
-    fn owns(self, submitter: PeerId, delegate: Option<PeerId>) -> bool {
-        self.caller() == submitter || delegate == Some(self.caller())
+    /// Whether the caller may cancel or delete a job.
+    pub(super) fn steers(self, owner: &Owner) -> bool {
+        matches!(self, Self::Steer(_)) || owner.is(self.caller())
     }
 }
 
@@ -63,18 +61,21 @@ mod tests {
 
     #[test]
     fn who_sees_and_who_steers() {
-        let [me, other, coordinator] = [(); 3].map(|()| Identity::generate().peer_id());
+        let [me, other, coordinator, second] = [(); 4].map(|()| Identity::generate().peer_id());
+        let job = |submitter, coordinators: &[PeerId]| Owner { submitter, coordinators: coordinators.to_vec() };
         for (sight, own, foreign) in [
             (Sight::Own(me), (true, true), (false, false)),
             (Sight::All(me), (true, true), (true, false)),
             (Sight::Steer(me), (true, true), (true, true)),
         ] {
-            assert_eq!((sight.sees(me, None), sight.steers(me, None)), own);
-            assert_eq!((sight.sees(other, Some(coordinator)), sight.steers(other, Some(coordinator))), foreign);
+            let (mine, theirs) = (job(me, &[]), job(other, &[coordinator]));
+            assert_eq!((sight.sees(&mine), sight.steers(&mine)), own);
+            assert_eq!((sight.sees(&theirs), sight.steers(&theirs)), foreign);
         }
-        let delegate = Sight::Own(coordinator);
-        assert!(delegate.sees(other, Some(coordinator)));
-        assert!(delegate.steers(other, Some(coordinator)));
-        assert!(!delegate.sees(other, None));
+        for named in [coordinator, second] {
+            let (sight, step) = (Sight::Own(named), job(other, &[coordinator, second]));
+            assert!(sight.sees(&step) && sight.steers(&step));
+            assert!(!sight.sees(&job(other, &[])));
+        }
     }
 }

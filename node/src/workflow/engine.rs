@@ -198,6 +198,10 @@ impl Run<'_> {
 
     fn failed(&mut self, step: StepAttempt, error: Option<JobError>, receipt: Option<ReceiptPlace>) {
         let policy = &self.plan.step(step.0).policy;
+        // Without a receipt that proves the attempt, as when the runner refused the job, no runner accepts another one.
+        if receipt.is_none() {
+            return self.fail(step.0, error, None);
+        }
         let code = error.as_ref().map(|error| error.code.as_str());
         if self.state.stop.is_none() && policy.retries(step.1, code) {
             self.retry(step.0, error, receipt);

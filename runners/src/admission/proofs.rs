@@ -84,7 +84,10 @@ impl<'w> Proofs<'w> {
         (1..=step.last_attempt()).any(|attempt| self.of(step, attempt).any(succeeded))
     }
 
-    /// Whether the step failed, and the signed workflow allows no further attempt or it was cancelled.
+    /// Whether the step failed, and the signed workflow allows no further attempt.
+    ///
+    /// A step that was cancelled is not one that failed: nothing proves that the cancel came from anybody but the coordinator, which
+    /// could leave out any input that it likes in this way.
     pub(super) fn failed_for_good(&self, step: &Step) -> bool {
         (1..=step.last_attempt()).any(|attempt| {
             self.of(step, attempt).any(|receipt| match receipt.outcome {
@@ -92,7 +95,6 @@ impl<'w> Proofs<'w> {
                     attempt >= step.max_attempts()
                         || !step.is_retryable(receipt.error.as_ref().map(|e| e.code.as_str()))
                 }
-                JobStatus::Cancelled => true,
                 _ => false,
             })
         })

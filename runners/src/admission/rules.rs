@@ -28,6 +28,7 @@ pub(super) fn admit(verifier: &Verifier, at: Admission<'_>, index: u32) -> Resul
                 index,
                 submitter: batch.signer,
                 delegate: None,
+                coordinators: Vec::new(),
                 payload: spec.payload.clone().ok_or_else(|| Refusal::invalid("`payload` is missing"))?,
                 input: spec.input.clone(),
                 env: spec.env.clone(),

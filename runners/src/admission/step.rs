@@ -41,6 +41,7 @@ pub(super) fn admit(
         index,
         submitter: workflow.signer,
         delegate: Some(at.batch.signer),
+        coordinators: workflow.submission.coordinators.clone(),
         payload: step.payload.clone(),
         input: Some(input(spec, &workflow)?),
         env: step.environment(&workflow.definition),

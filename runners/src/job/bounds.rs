@@ -35,7 +35,16 @@ pub(crate) fn env(map: &BTreeMap<String, String>) -> Result<(), OutOfBounds> {
 /// Labels.
 pub(crate) fn labels(map: &BTreeMap<String, String>) -> Result<(), OutOfBounds> {
     texts("labels", map, limits::LABEL_ENTRIES, limits::LABEL_BYTES)?;
-    map.keys().try_for_each(|label| name("label", label))
+    for (label, value) in map {
+        name("label", label)?;
+        if value.chars().any(char::is_control) {
+            return Err(OutOfBounds {
+                too_large: false,
+                message: format!("the label {label}: {value:?} cannot be its value: use printable characters"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Names of secrets; the secrets themselves are bounded by what holds them.
@@ -100,6 +109,14 @@ mod tests {
         assert_eq!(env(&map(&[("PATH", "/bin"), ("x.y-z", "ü\n")])), Ok(()));
         for bad in [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "x\0")] {
             assert!(!env(&map(&[bad])).unwrap_err().too_large, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_shown_in_terminals_so_they_hold_no_control_characters() {
+        assert_eq!(labels(&map(&[("team", "Kern, süd"), ("empty", "")])), Ok(()));
+        for bad in [("a", "x\u{1b}[2J"), ("a", "x\ny"), ("a", "\u{9b}"), ("a\n", "x")] {
+            assert!(!labels(&map(&[bad])).unwrap_err().too_large, "{bad:?}");
         }
     }
 

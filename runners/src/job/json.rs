@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{Deserialize, Deserializer, de};
+use serde_json::value::RawValue;
 
 /// For `#[serde(deserialize_with)]`: a map in which no key comes twice.
 pub(crate) fn unique<'de, D, K, V>(d: D) -> Result<BTreeMap<K, V>, D::Error>
@@ -42,6 +43,11 @@ where
         }
     }
     d.deserialize_option(Maybe(PhantomData))
+}
+
+/// For `#[serde(default, deserialize_with)]`: JSON text that may be left out. An explicit `null` is a value like any other.
+pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(d).map(Some)
 }
 
 struct Unique<K, V>(PhantomData<(K, V)>);

@@ -33,7 +33,8 @@ pub struct Receipt {
     pub job_id: JobId,
     /// SHA-256 of the exact text of the `JobSpec` inside the batch.
     pub spec: Digest,
-    /// The workflow whose step the job was. Without it, somebody's plain job with the id of a step could pass for the step.
+    /// The workflow whose step the job was. Without it, somebody's plain job with the id of a step could pass for the step. None also if
+    /// the runner refused the job: that a step failed is proven only by an attempt to execute it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Digest>,
     /// How often the queue had started the job, from 1.

@@ -28,8 +28,8 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
     /// Any JSON value; the script sees it as `input`. Of a step: an object `{dependency: output}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Value>")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "json::present")]
+    #[schemars(with = "serde_json::Value")]
     pub input: Option<Box<RawValue>>,
     /// Environment variables of the script.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique")]

@@ -49,6 +49,16 @@ fn a_plain_job_is_written_like_this() {
 }
 
 #[test]
+fn null_is_an_input_like_any_other() {
+    let text = format!(r#"{{"id":"a","runner":"hero","payload":"p","input":null,"run_until":"{TIME}"}}"#);
+    let spec: JobSpec = serde_json::from_str(&text).unwrap();
+    assert_eq!(spec.input.as_ref().unwrap().get(), "null");
+    assert_eq!(serde_json::to_string(&spec).unwrap(), text, "byte for byte");
+    let without: JobSpec = serde_json::from_str(&text.replace(r#""input":null,"#, "")).unwrap();
+    assert!(without.input.is_none());
+}
+
+#[test]
 fn the_job_of_a_step_is_written_like_this() {
     let receipt = Digest::of(b"receipts");
     let spec = JobSpec::step("hero".parse().unwrap(), delegation(), Some(raw("{}")), vec![ReceiptRef::Digest(receipt)]);

@@ -29,6 +29,8 @@ pub struct Job {
     pub submitter: PeerId,
     /// The coordinator that sent the step.
     pub delegate: Option<PeerId>,
+    /// The coordinators that the signed workflow of the step names: each of them may have to see to the job. Empty for a plain job.
+    pub coordinators: Vec<PeerId>,
     /// The script.
     pub payload: String,
     /// JSON value that the script sees as `input`.
@@ -77,6 +79,7 @@ impl Job {
             index: 0,
             submitter: horus_keys::Identity::from_seed(&[7; 32]).peer_id(),
             delegate: None,
+            coordinators: Vec::new(),
             payload: payload.to_owned(),
             input: None,
             env: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use horus_keys::{Digest, Envelope, RunnerKind};
+use horus_keys::{Digest, Envelope, PeerId, RunnerKind};
 use redis::Value;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,7 @@ impl Queue {
         let mut stored = self.stored.lock().expect("no code panics while it holds this lock");
         for document in &push.needs {
             args.push(document.prefix()).push(&document.digest().hex());
+            args.push(&push.signer_of(*document).map(|signer| signer.to_string()).unwrap_or_default());
             let known = !send_all && stored.get(&(push.kind.clone(), *document)).is_some();
             match push.given.get(document) {
                 Some(envelope) if !known => args.push(&envelope.to_json()),
@@ -139,6 +140,13 @@ impl Queue {
                 let job = jobs.get(number(1)).ok_or_else(|| QueueError::corrupt("a conflict of no job"))?.1;
                 Err(QueueError::IdConflict { job_id: job.id.clone(), index: job.index })
             }
+            Some("signer") => {
+                let of = |job: &Job| job.workflow.as_ref().map(|(digest, _)| digest.hex());
+                let digest = reply.get(1).and_then(text);
+                let job = jobs.iter().find(|(_, job)| of(job).as_deref() == digest);
+                let job = job.ok_or_else(|| QueueError::corrupt("another signer of no workflow"))?.1;
+                Err(QueueError::IdConflict { job_id: job.id.clone(), index: job.index })
+            }
             Some("full") => {
                 Err(QueueError::Full { runner: kind.clone(), queued: number(1) as u64, max: self.options.max_queue })
             }
@@ -161,6 +169,15 @@ struct Push<'a> {
     given: &'a BTreeMap<Document, &'a Envelope>,
 }
 
+impl Push<'_> {
+    /// Who is responsible for a workflow. Two keys can sign one payload, so its digest does not say.
+    fn signer_of(&self, document: Document) -> Option<PeerId> {
+        let Document::Workflow(digest) = document else { return None };
+        let of = |job: &Job| job.workflow.as_ref().is_some_and(|(workflow, _)| *workflow == digest);
+        self.jobs.iter().find(|(_, job)| of(job)).map(|(_, job)| job.submitter)
+    }
+}
+
 fn push_job(args: &mut Args, job: &Job) {
     args.push(job.id.local().as_str())
         .push(&job.spec.hex())
@@ -180,6 +197,9 @@ fn push_job(args: &mut Args, job: &Job) {
     } else {
         args.push(&serde_json::to_string(&job.labels).expect("a map of strings is always JSON"));
     }
+    // Mostly there is one coordinator, which is the delegate, and nothing to store.
+    let others = job.coordinators.iter().filter(|peer| job.delegate != Some(**peer)).map(ToString::to_string);
+    args.push(&others.collect::<Vec<_>>().join(" "));
 }
 
 fn by_kind(jobs: &[Job]) -> BTreeMap<&RunnerKind, Vec<(usize, &Job)>> {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::QueueError;
 use crate::{
     executor::LogLine,
-    job::{JobError, JobId, JobStatus, Priority, StepId},
+    job::{JobError, JobId, JobStatus, Priority, StepId, json::present},
 };
 
 /// A job as `get_job` and `list_jobs` show it.
@@ -30,6 +30,9 @@ pub struct JobView {
     /// The coordinator that sent it, if it is a step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegate: Option<PeerId>,
+    /// Other coordinators that its workflow names, for those who decide who may see it; not shown.
+    #[serde(skip)]
+    pub coordinators: Vec<PeerId>,
     /// The step that it executes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepId>,
@@ -69,8 +72,8 @@ pub struct JobResult {
     /// Where it stands.
     pub status: JobStatus,
     /// The exact text that the receipt's digest is of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Value>")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "serde_json::Value")]
     pub output: Option<Box<RawValue>>,
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,7 +129,7 @@ pub fn cursor_is_valid(cursor: &str) -> bool {
 }
 
 /// The fields of a record that [`JobView`] needs.
-pub(crate) const VIEW_FIELDS: [&str; 15] = [
+pub(crate) const VIEW_FIELDS: [&str; 16] = [
     "status",
     "attempt",
     "submitter",
@@ -142,6 +145,7 @@ pub(crate) const VIEW_FIELDS: [&str; 15] = [
     "cancel",
     "labels",
     "error",
+    "coordinators",
 ];
 
 /// The fields of a record that [`JobResult`] needs.
@@ -187,6 +191,13 @@ fn json<T: for<'de> Deserialize<'de>>(row: &[Value], at: usize, name: &str) -> R
     row.get(at).and_then(text).map(parse).transpose()
 }
 
+/// Keys with blanks in between; none if the field is missing.
+fn peers(row: &[Value], at: usize) -> Result<Vec<PeerId>, QueueError> {
+    let found = row.get(at).and_then(text).unwrap_or_default();
+    let parse = |peer: &str| peer.parse().map_err(|e| QueueError::corrupt(format_args!("coordinators of a job: {e}")));
+    found.split_ascii_whitespace().map(parse).collect()
+}
+
 pub(crate) fn status(value: &Value) -> Result<JobStatus, QueueError> {
     let found = text(value).ok_or_else(|| QueueError::corrupt("a status is no text"))?;
     found.parse().map_err(|_| QueueError::corrupt(format_args!("a job has the status {found:?}")))
@@ -210,6 +221,7 @@ impl JobView {
             attempt: optional(row, 1, "attempt")?.unwrap_or(0),
             submitter: field(row, 2, "submitter")?,
             delegate: optional(row, 3, "delegate")?,
+            coordinators: peers(row, 15)?,
             step: optional(row, 4, "step")?,
             priority,
             created_at: time(row, 6, "created")?.ok_or_else(missing)?,
@@ -251,5 +263,24 @@ fn unfinished_error(job_id: &JobId, status: JobStatus) -> Option<JobError> {
         JobStatus::Expired => Some(JobError::new("EXPIRED", "run_until passed before a runner could start the job")),
         JobStatus::Cancelled => Some(JobError::new("CANCELLED", &format!("{job_id} was cancelled"))),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_an_output_like_any_other() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let row = [bulk("succeeded"), bulk("null"), Value::Nil, Value::Nil, Value::Nil];
+        let id: JobId = "fake-a".parse().unwrap();
+        let result = JobResult::from_row(id.clone(), &row, &BTreeMap::new()).unwrap();
+        assert_eq!(result.output.as_ref().unwrap().get(), "null");
+        let wire = serde_json::to_string(&result).unwrap();
+        assert_eq!(wire, r#"{"job_id":"fake-a","status":"succeeded","output":null}"#);
+        assert_eq!(serde_json::from_str::<JobResult>(&wire).unwrap().output.unwrap().get(), "null");
+        let row = [bulk("running"), Value::Nil, Value::Nil, Value::Nil, Value::Nil];
+        assert!(JobResult::from_row(id, &row, &BTreeMap::new()).unwrap().output.is_none());
     }
 }

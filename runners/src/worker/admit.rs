@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use horus_keys::{Digest, Envelope, PeerId, Role, RunnerKind, Timestamp};
+use horus_keys::{Digest, Envelope, PeerId, RunnerKind, Timestamp};
 use lru::LruCache;
 
 use crate::{
@@ -35,15 +35,15 @@ struct Inner {
 pub(crate) enum Verdict {
     /// It may be executed.
     Admitted(Box<Job>),
-    /// It may not. `spec` and `workflow` are what its batch says, if that may be believed.
-    Refused { refusal: Refusal, spec: Option<Digest>, workflow: Option<Digest> },
+    /// It may not. `spec` is what its batch says, if that may be believed.
+    Refused { refusal: Refusal, spec: Option<Digest> },
     /// Documents must be fetched first.
     Wants(Vec<Document>),
 }
 
 impl Verdict {
     fn refused(refusal: Refusal) -> Self {
-        Self::Refused { refusal, spec: None, workflow: None }
+        Self::Refused { refusal, spec: None }
     }
 }
 
@@ -177,11 +177,7 @@ impl Gate {
             }
             Err(refusal) => {
                 let right = found.filter(|(spec, _)| spec.id == claimed.id && spec.runner == self.0.kind);
-                // A receipt speaks for a workflow's step only if a coordinator sent the job: nobody else can make it fail.
-                let coordinator = verifier.trust().allows(batch.signer, Role::Coordinator, now);
-                let delegation = right.and_then(|(spec, _)| spec.delegation.as_ref()).filter(|_| coordinator);
-                let (spec, workflow) = (right.map(|(_, digest)| *digest), delegation.map(|d| d.workflow));
-                Verdict::Refused { refusal, spec, workflow }
+                Verdict::Refused { refusal, spec: right.map(|(_, digest)| *digest) }
             }
         }
     }

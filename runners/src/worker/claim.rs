@@ -143,9 +143,7 @@ impl<E: Executor> Claimer<E> {
         for ((claimed, verdict), permit) in claim.jobs.into_iter().zip(verdicts).zip(permits) {
             match verdict {
                 Some(Verdict::Admitted(job)) => ready.push(Ready { claimed, job: *job, permit }),
-                Some(Verdict::Refused { refusal, spec, workflow }) => {
-                    self.refuse(&claimed, &refusal, spec, workflow).await;
-                }
+                Some(Verdict::Refused { refusal, spec }) => self.refuse(&claimed, &refusal, spec).await,
                 Some(Verdict::Wants(_)) | None => unclear.push(claimed),
             }
         }
@@ -233,13 +231,10 @@ impl<E: Executor> Claimer<E> {
     }
 
     /// A job that must not be executed ends as failed, with a receipt that says why.
-    async fn refuse(
-        &self,
-        claimed: &Claimed,
-        refusal: &Refusal,
-        spec: Option<horus_keys::Digest>,
-        workflow: Option<horus_keys::Digest>,
-    ) {
+    ///
+    /// The receipt is of no workflow: a step that was refused was not attempted, so nothing may follow from that it failed. Else a
+    /// coordinator could have a step refused at will, with a batch that is wrong, and go on without its output.
+    async fn refuse(&self, claimed: &Claimed, refusal: &Refusal, spec: Option<horus_keys::Digest>) {
         let now = Timestamp::now();
         let error = JobError::new(refusal.kind.as_str(), &refusal.message);
         tracing::warn!(job = %claimed.id, kind = refusal.kind.as_str(), "refused a job: {}", refusal.message);
@@ -250,7 +245,7 @@ impl<E: Executor> Claimer<E> {
         let receipt = Receipt {
             job_id: JobId::new(kind.clone(), claimed.id.clone()),
             spec: spec.unwrap_or_else(|| horus_keys::Digest::of(b"")),
-            workflow,
+            workflow: None,
             attempt: claimed.attempt,
             runner: kind,
             started_at: now,

@@ -18,6 +18,7 @@ workflow:
   steps:
     - {id: first, runner: fake, payload: "one"}
     - {id: second, runner: fake, payload: "two", depends_on: [first]}
+    - {id: other, runner: fake, payload: "three"}
 "#;
 
 struct Owner {
@@ -54,6 +55,25 @@ impl Owner {
         };
         let workflow = Envelope::sign_json(&world.submitter, PayloadType::Workflow, &submission);
         Self { world, coordinator, workflow }
+    }
+
+    /// The same payload, signed by another submitter who is trusted as well.
+    fn again(other: &Self) -> Self {
+        let twin = Self::new();
+        let keys = [&other.world.submitter, &twin.world.submitter, &other.coordinator];
+        let roles = [Role::Submitter, Role::Submitter, Role::Coordinator];
+        let trusted = |(key, role): (&Identity, Role)| TrustedKey {
+            id: key.peer_id(),
+            name: None,
+            roles: vec![role],
+            runners: vec!["*".parse().unwrap()],
+        };
+        let keys = keys.into_iter().zip(roles).map(trusted).collect();
+        let mut world = twin.world;
+        world.verifier = Verifier::new(Trust::new(TrustPolicy { keys, revoked: Vec::new() }));
+        let payload = other.workflow.payload().to_vec();
+        let workflow = Envelope::sign(&world.submitter, PayloadType::Workflow, payload);
+        Self { world, coordinator: other.coordinator.clone(), workflow }
     }
 
     /// The job of a step as the coordinator sends it and the supervisor admits it.
@@ -175,4 +195,45 @@ async fn receipts_outlive_their_job_as_long_as_another_needs_them() {
     succeeds(&queue, &jobs[0].id).await;
     worker.stop().await;
     healthy(&queue).await;
+}
+
+#[tokio::test]
+async fn a_workflow_belongs_to_the_key_that_signed_it_first() {
+    let owner = Owner::new();
+    let redis = Redis::start().await;
+    let queue = redis.queue().await;
+    let (jobs, envelope) = owner.step("first", None, Vec::new(), &[]);
+    queue.push(&jobs, &envelope, &[&owner.workflow], &[]).await.unwrap();
+
+    // Another trusted submitter signs the same payload, and its step would run as the first one's.
+    let twin = Owner::again(&owner);
+    let (theirs, envelope) = twin.step("first", None, Vec::new(), &[]);
+    assert_eq!(theirs[0].id, jobs[0].id);
+    let conflict = queue.push(&theirs, &envelope, &[&twin.workflow], &[]).await.unwrap_err();
+    assert!(matches!(conflict, QueueError::IdConflict { .. }), "{conflict}");
+    let (other, envelope) = twin.step("other", None, Vec::new(), &[]);
+    let conflict = queue.push(&other, &envelope, &[&twin.workflow], &[]).await.unwrap_err();
+    assert!(matches!(conflict, QueueError::IdConflict { .. }), "{conflict}");
+    let (other, envelope) = owner.step("other", None, Vec::new(), &[]);
+    assert!(queue.push(&other, &envelope, &[&owner.workflow], &[]).await.unwrap()[0].created);
+}
+
+#[tokio::test]
+async fn a_step_that_its_runner_refuses_proves_nothing() {
+    let mut owner = Owner::new();
+    let redis = Redis::start().await;
+    let queue = redis.queue().await;
+    let (jobs, envelope) = owner.step("first", None, Vec::new(), &[]);
+    queue.push(&jobs, &envelope, &[&owner.workflow], &[]).await.unwrap();
+    // The runner trusts neither submitter nor coordinator any more.
+    let before = std::mem::replace(&mut owner.world.verifier, World::new().verifier);
+    let worker = owner.world.work(&queue, Fake::default(), owner.world.options("strict"));
+    let result = ended(&queue, &jobs[0].id).await;
+    worker.stop().await;
+    assert_eq!((result.status, result.error.unwrap().code.as_str()), (JobStatus::Failed, "UNTRUSTED_SIGNER"));
+    let at = result.receipt.unwrap();
+    // The coordinator takes it as the end of the step, and it says that no step was attempted.
+    let (id, spec) = (&jobs[0].id, Some(&jobs[0].spec));
+    let receipt = before.check_result(&at.envelope, at.index, id, spec, None, Timestamp::now()).unwrap();
+    assert_eq!((receipt.outcome, receipt.workflow), (JobStatus::Failed, None));
 }

@@ -70,12 +70,13 @@ impl Store {
     pub(crate) async fn create(&self, new: &NewWorkflow<'_>) -> Result<Created, StoreError> {
         let coordinators: Vec<String> = new.coordinators.iter().map(ToString::to_string).collect();
         let digest = new.envelope.digest().to_string();
-        let (created, known, status): (bool, String, String) = scripts::CREATE
+        let submitter = new.submitter.to_string();
+        let (created, known, signer, status): (bool, String, String, String) = scripts::CREATE
             .key(key(new.id, "meta"))
             .key(key(new.id, "envelope"))
             .key(key(new.id, "journal"))
             .arg(&digest)
-            .arg(new.submitter.to_string())
+            .arg(&submitter)
             .arg(new.name)
             .arg(new.created_at.as_millis())
             .arg(new.run_until.as_millis())
@@ -85,7 +86,8 @@ impl Store {
             .arg(new.envelope.to_json())
             .invoke_async(&mut self.link.clone())
             .await?;
-        Ok(match (created, known == digest) {
+        // Two keys can sign one payload: it is the same workflow only if the same key is responsible.
+        Ok(match (created, known == digest && signer == submitter) {
             (true, _) => Created::New,
             (false, true) => {
                 Created::Same(WorkflowStatus::from_name(&status).ok_or_else(|| corrupt(new.id, "status"))?)

@@ -38,6 +38,9 @@ async fn only_the_owner_writes_and_a_repeated_append_is_made_once() {
     assert_eq!(store.create(&new).await.unwrap(), Created::Same(WorkflowStatus::Pending));
     let other = Envelope::sign(&key(1), PayloadType::Workflow, b"[]".to_vec());
     assert_eq!(store.create(&NewWorkflow { envelope: &other, ..new }).await.unwrap(), Created::Conflict);
+    let twin = Envelope::sign(&key(2), PayloadType::Workflow, b"{}".to_vec());
+    let by_another = NewWorkflow { envelope: &twin, submitter: key(2).peer_id(), ..new };
+    assert_eq!(store.create(&by_another).await.unwrap(), Created::Conflict, "the same payload, but another signer");
 
     let two = [record(1), record(2)];
     let output = (Digest::of(b"7"), "7");

@@ -147,9 +147,18 @@ fn a_dependency_that_may_fail_is_absent_only_if_it_failed_for_good() {
         case.signed(vec![fetched, case.receipt("check", 1, outcome, None)])
     };
     let without_check = r#"{"fetch": [1, 2]}"#;
-    for outcome in [JobStatus::Failed, JobStatus::TimedOut, JobStatus::Cancelled] {
+    for outcome in [JobStatus::Failed, JobStatus::TimedOut] {
         assert!(case.admit(case.step("process", 1, Some(without_check), &[&with(outcome)])).is_ok(), "{outcome}");
     }
+    // The coordinator may cancel what it sent: it must not choose the input by that.
+    case.mismatch(case.step("process", 1, Some(without_check), &[&with(JobStatus::Cancelled)]), "failed for good");
+    // What a runner refused was no attempt: its receipt is of no workflow.
+    let fetched = case.receipt("fetch", 1, JobStatus::Succeeded, Some("[1, 2]"));
+    let refused = Receipt { workflow: None, ..case.receipt("check", 1, JobStatus::Failed, None) };
+    let signed = case.signed(vec![fetched, refused]);
+    case.mismatch(case.step("process", 1, Some(without_check), &[&signed]), "failed for good");
+    let refused = Receipt { workflow: None, ..case.receipt("fetch", 1, JobStatus::Failed, None) };
+    case.mismatch(case.step("fetch", 2, None, &[&case.signed(vec![refused])]), "without a receipt");
     case.mismatch(case.step("process", 1, Some(without_check), &[&case.done()]), "failed for good");
     case.mismatch(case.step("process", 1, Some(GOOD_INPUT), &[&with(JobStatus::Failed)]), "input.check");
 }

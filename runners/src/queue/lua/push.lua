@@ -1,13 +1,14 @@
 -- Accepts the jobs of one batch for one runner kind: all, or none.
 -- ARGV: max_queue, batch digest, batch envelope, keep documents until (ms),
---       number of documents, then ('wf' or 'rc', digest, envelope or '') each,
---       then 11 per job: id, spec, submitter, index, priority, idempotent, not_before, run_until, delegate, step, labels ('' = none).
+--       number of documents, then ('wf' or 'rc', digest, signer or '', envelope or '') each,
+--       then 12 per job: id, spec, submitter, index, priority, idempotent, not_before, run_until, delegate, step, labels,
+--       other coordinators that the workflow names ('' = none).
 -- A document is named with its text, or without if it is believed to be here.
--- Gives {'ok', status, created, ...} | {'conflict', index} | {'full', queued} | {'missing', 'wf:<digest>', ...}.
+-- Gives {'ok', status, created, ...} | {'conflict', index} | {'full', queued} | {'signer', digest} | {'missing', 'wf:<digest>', ...}.
 local max_queue, digest, envelope, keep = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local documents = tonumber(ARGV[5])
-local first = 6 + 3 * documents
-local PER_JOB = 11
+local first = 6 + 4 * documents
+local PER_JOB = 12
 
 local known, new = {}, 0
 for i = first, #ARGV, PER_JOB do
@@ -27,17 +28,25 @@ if new > 0 then
   local queued = pending_count() + call('ZCARD', base .. ':delayed')
   if queued + new > max_queue then return { 'full', queued } end
   local missing, needs = { 'missing' }, {}
-  for i = 6, first - 1, 3 do
+  for i = 6, first - 1, 4 do
     local name = ARGV[i] .. ':' .. ARGV[i + 1]
-    if ARGV[i + 2] == '' and call('EXISTS', base .. ':' .. name) == 0 then missing[#missing + 1] = name end
+    -- A workflow that two keys have signed belongs to the one whose envelope lies here: its jobs would run as that one's.
+    if ARGV[i + 2] ~= '' then
+      local signer = call('HGET', base .. ':' .. name, 'signer')
+      if signer and signer ~= ARGV[i + 2] then return { 'signer', ARGV[i + 1] } end
+    end
+    if ARGV[i + 3] == '' and call('EXISTS', base .. ':' .. name) == 0 then missing[#missing + 1] = name end
     -- Claims bring along what a job needs, within reason; the runner fetches the rest.
     if #needs < 32 then needs[#needs + 1] = name end
   end
   if #missing > 1 then return missing end
-  for i = 6, first - 1, 3 do
-    local key, text = base .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1], ARGV[i + 2]
+  for i = 6, first - 1, 4 do
+    local key, text = base .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1], ARGV[i + 3]
     local present = call('EXISTS', key) == 1
-    if not present then call('HSET', key, 'envelope', text, 'refs', 0) end
+    if not present then
+      call('HSET', key, 'envelope', text, 'refs', 0)
+      if ARGV[i + 2] ~= '' then call('HSET', key, 'signer', ARGV[i + 2]) end
+    end
     if keep > tonumber(call('HGET', key, 'until') or '0') then
       call('HSET', key, 'until', keep)
       -- Receipts of jobs that are kept here have no expiry as long as one of them is.
@@ -76,6 +85,7 @@ for i = first, #ARGV, PER_JOB do
     optional('delegate', ARGV[i + 8])
     optional('step', ARGV[i + 9])
     optional('labels', ARGV[i + 10])
+    optional('coordinators', ARGV[i + 11])
     call('HSET', job_key(id), unpack(fields))
     index[#index + 1] = seq
     index[#index + 1] = id
