@@ -119,3 +119,53 @@ pub(super) fn arrived(
     };
     Ok(Arrived { step: watch.step, outcome, output, receipt: proves.then(|| envelope.clone()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use horus_keys::{Identity, PayloadType, Role, Trust, TrustPolicy, TrustedKey};
+    use horus_runners::job::{JobId, Receipt, ReceiptBatch};
+
+    use super::*;
+
+    fn watch(job: JobId) -> Watch {
+        let (inbox, _) = tokio::sync::mpsc::unbounded_channel();
+        let (wanted, step) = (Arc::new(AtomicBool::new(true)), StepAttempt(0, 1));
+        Watch { job, step, spec: Digest::of(b"spec"), inbox, wanted, told: false, doubted: None }
+    }
+
+    #[test]
+    fn a_step_that_its_runner_refused_has_failed_without_a_proof() {
+        let runner = Identity::from_seed(&[1; 32]);
+        let roles = vec![Role::Runner];
+        let keys = vec![TrustedKey { id: runner.peer_id(), name: None, roles, runners: vec!["*".parse().unwrap()] }];
+        let verifier = Verifier::new(Trust::new(TrustPolicy { keys, revoked: Vec::new() }));
+        let (now, job): (_, JobId) = (Timestamp::now(), "noop-a".parse().unwrap());
+        let arrive = |workflow: Option<Digest>| {
+            let receipt = Receipt {
+                job_id: job.clone(),
+                spec: Digest::of(b"spec"),
+                workflow,
+                attempt: 1,
+                runner: job.runner().clone(),
+                started_at: now,
+                finished_at: now,
+                outcome: JobStatus::Failed,
+                output: None,
+                error: Some(JobError::new("NOT_ALLOWED", "no")),
+            };
+            let batch = ReceiptBatch { receipts: vec![receipt], certificates: vec![] };
+            let envelope = Envelope::sign_json(&runner, PayloadType::Receipts, &batch);
+            let (status, job_id) = (JobStatus::Failed, job.clone());
+            let result = JobResult { job_id, status, output: None, error: None, receipt: None };
+            arrived(&verifier, &watch(job.clone()), &result, Some((&envelope, 0)), now).unwrap()
+        };
+        for (workflow, proven) in [(Some(Digest::of(b"w")), true), (None, false)] {
+            let arrived = arrive(workflow);
+            assert_eq!(arrived.outcome.status, JobStatus::Failed);
+            assert_eq!(arrived.outcome.error.unwrap().code, "NOT_ALLOWED");
+            assert_eq!((arrived.outcome.receipt.is_some(), arrived.receipt.is_some()), (proven, proven));
+        }
+    }
+}

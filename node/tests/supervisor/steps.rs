@@ -32,11 +32,16 @@ struct Case {
 impl Case {
     async fn new() -> Self {
         let place = Place::new().await;
+        let coordinators = vec![place.coordinator.peer_id()];
+        Self::with(place, coordinators)
+    }
+
+    fn with(place: Place, coordinators: Vec<horus_keys::PeerId>) -> Self {
         let submission = WorkflowSubmission {
             id: WorkflowId::generate(),
             definition: DEFINITION.into(),
             inputs: None,
-            coordinators: vec![place.coordinator.peer_id()],
+            coordinators,
             submit_by: later(60),
             run_until: later(3600),
             certificates: Vec::new(),
@@ -117,6 +122,38 @@ async fn receipts_from_elsewhere_come_beside_the_batch_or_in_it() {
     assert!(case.send(vec![inside.clone()], Some(&case.workflow), &[]).await.unwrap().jobs[0].created);
     let result = case.place.ended(&case.place.bob, &inside.job_id()).await;
     assert_eq!(result.status, JobStatus::Succeeded, "{:?}", result.error);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_takes_over_sees_what_the_one_before_it_sent() {
+    let place = Place::new().await;
+    let [second, unnamed] = [(); 2].map(|()| horus_keys::Identity::generate());
+    trust(&place.trust_file, &second, horus_keys::Role::Coordinator, "*");
+    trust(&place.trust_file, &unnamed, horus_keys::Role::Coordinator, "*");
+    let named = vec![place.coordinator.peer_id(), second.peer_id()];
+    let case = Case::with(place, named);
+    let place = &case.place;
+    place.announce("fake").await;
+    let step = case.step("first", "fake", None, vec![]);
+    let first = case.send(vec![step.clone()], Some(&case.workflow), &[]).await.unwrap();
+    assert!(first.jobs[0].created);
+    let id = JobIdParams { job_id: step.job_id() };
+
+    // Without sending it again, and after: the one that sent it first does not lose sight of it either.
+    let seen =
+        eventually("the policy is read again", async || place.call::<GetJob>(&second, id.clone()).await.ok()).await;
+    assert_eq!(seen.delegate, Some(place.coordinator.peer_id()));
+    let envelope = place.sign(&second, vec![step.clone()]);
+    let params = CreateJobsParams { envelope: envelope.into(), workflow: None, receipts: vec![] };
+    assert!(!within(place.unsigned().call::<CreateJobs>(&params)).await.unwrap().jobs[0].created);
+    for coordinator in [&place.coordinator, &second] {
+        place.call::<GetJobResult>(coordinator, id.clone()).await.unwrap();
+        let listed = place.call::<ListJobs>(coordinator, ListJobsParams::default()).await.unwrap();
+        assert_eq!(listed.jobs.len(), 1);
+    }
+    is(&place.refused::<GetJob>(&unnamed, id.clone()).await, ErrorKind::JobNotFound);
+    is(&place.refused::<CancelJob>(&unnamed, id.clone()).await, ErrorKind::JobNotFound);
+    assert_eq!(place.call::<CancelJob>(&second, id).await.unwrap().status, JobStatus::Cancelled);
 }
 
 /// A receipt for the step `first`, as a trusted runner of another machine signs it.

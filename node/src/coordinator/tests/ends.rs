@@ -89,6 +89,9 @@ async fn what_is_submitted_twice_runs_once_and_another_under_its_id_is_refused()
     assert!(!again.created && again.status == WorkflowStatus::Succeeded);
     let other = world.sign(&World::submission("twice", &text));
     assert_eq!(kind(world.send(&node, &other).await), ErrorKind::IdConflict);
+    // The same payload, but another submitter would be responsible for it.
+    let twin = Envelope::sign(&key(2), PayloadType::Workflow, envelope.payload().to_vec());
+    assert_eq!(kind(world.send(&node, &twin).await), ErrorKind::IdConflict);
     assert_eq!(world.supervisors[0].fake.job_count(), 1);
 }
 
