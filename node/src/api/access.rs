@@ -1,7 +1,7 @@
 //! Which role may call which method: the one table.
 //!
 //! It says who may *call*. What a caller then sees is narrower: a submitter sees and steers its own jobs and workflows, a
-//! coordinator those that it delegated, an observer sees all, an operator and an owner steer all.
+//! coordinator those of workflows that name it, an observer sees all, an operator and an owner steer all.
 
 use horus_keys::Role;
 use horus_transport::Access;

@@ -365,7 +365,7 @@ impl World {
 
 fn outcome(status: JobStatus, step: StepAttempt) -> Outcome {
     // Some of those that failed were refused by their runner.
-    let refused = status == JobStatus::Failed && (step.0 + step.1) % 5 == 0;
+    let refused = status == JobStatus::Failed && (step.0 + step.1).is_multiple_of(5);
     let proven = matches!(status, JobStatus::Succeeded | JobStatus::Failed | JobStatus::TimedOut) && !refused;
     Outcome {
         status,
