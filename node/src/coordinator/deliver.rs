@@ -57,8 +57,7 @@ impl Delivery {
             courier.gave_back(1);
             courier.tell(Message::Refused { step, by: courier.peer, error, certain: !again });
         }
-        let shared = &courier.shared;
-        let batches = batch::sign(&shared.identity, shared.certificate.as_ref(), courier.peer, written);
+        let batches = courier.sign(written);
         futures::future::join_all(batches.into_iter().map(|batch| courier.send(batch))).await;
     }
 }
@@ -110,8 +109,23 @@ impl Courier {
         }
     }
 
-    /// Sends a batch until it is accepted or refused.
+    /// Sends a batch until it is accepted or refused, in parts if the supervisor has no room for the whole.
     async fn send(&self, batch: Batch) {
+        let mut later = Vec::new();
+        self.send_one(batch, &mut later).await;
+        while let Some(jobs) = later.pop() {
+            for batch in self.sign(jobs) {
+                self.send_one(batch, &mut later).await;
+            }
+        }
+    }
+
+    fn sign(&self, jobs: Vec<Written>) -> Vec<Batch> {
+        batch::sign(&self.shared.identity, self.shared.certificate.as_ref(), self.peer, jobs)
+    }
+
+    /// What does not fit goes to `later`, if it may have to go to this very supervisor.
+    async fn send_one(&self, batch: Batch, later: &mut Vec<Vec<Written>>) {
         let mut batch = batch;
         let mut began = Instant::now();
         let mut told = false;
@@ -147,6 +161,18 @@ impl Courier {
                 self.supervisor.answered();
                 match self.judge(&batch, &error, sent_before) {
                     Verdict::Again => {}
+                    Verdict::Part(room) => {
+                        let (fits, rest) = split(batch.jobs, &error, room);
+                        if sent_before {
+                            later.push(rest);
+                        } else {
+                            self.gave_back(rest.len());
+                            self.tell(Message::Returned(rest.iter().map(|job| job.step).collect()));
+                        }
+                        let Some(part) = self.sign(fits).pop() else { return };
+                        batch = part;
+                        continue;
+                    }
                     Verdict::Over(message) => {
                         self.gave_back(steps.len());
                         message.into_iter().for_each(|message| self.tell(message));
@@ -179,8 +205,7 @@ impl Courier {
         let step = jobs.remove(place).step;
         self.gave_back(1);
         self.tell(Message::Refused { step, by: self.peer, error: as_job_error(error), certain });
-        let shared = &self.shared;
-        batch::sign(&shared.identity, shared.certificate.as_ref(), self.peer, jobs).pop()
+        self.sign(jobs).pop()
     }
 
     /// One call, and another one with the workflow or receipts that the supervisor turns out not to have.
@@ -262,6 +287,11 @@ impl Courier {
                     }
                 }
                 self.supervisor.look.notify_one();
+                if error.kind == ErrorKind::QueueFull
+                    && let Some(room) = room(&batch.jobs, error)
+                {
+                    return Verdict::Part(room);
+                }
                 if sent_before {
                     return Verdict::Again;
                 }
@@ -297,10 +327,36 @@ enum Verdict {
     Again,
     /// It is settled; the workflow is told so.
     Over(Vec<Message>),
+    /// There is room for so many jobs of the kind that the refusal names, and for those of other kinds.
+    Part(usize),
     /// It has to be sent again without the job at that place.
     Without(usize),
 }
 
 fn as_job_error(error: &RpcError) -> JobError {
     JobError::new(error.kind.as_str(), &error.message)
+}
+
+/// For how many jobs of the full kind there is room, if a part of the batch can go and a part cannot. A batch larger than a
+/// queue would else wait for ever.
+fn room(jobs: &[Written], error: &RpcError) -> Option<usize> {
+    let number = |name: &str| error.get(name).and_then(serde_json::Value::as_u64);
+    let named = error.get("runner").and_then(|runner| runner.as_str())?;
+    let room = usize::try_from(number("max")?.saturating_sub(number("queued")?)).unwrap_or(usize::MAX);
+    let of_kind = jobs.iter().filter(|job| job.job.runner().as_str() == named).count();
+    let fits = jobs.len() - of_kind + room.min(of_kind);
+    (fits > 0 && fits < jobs.len()).then_some(room)
+}
+
+/// The jobs that fit, and the rest.
+fn split(jobs: Vec<Written>, error: &RpcError, mut room: usize) -> (Vec<Written>, Vec<Written>) {
+    let named = error.get("runner").and_then(|runner| runner.as_str()).unwrap_or_default();
+    jobs.into_iter().partition(|job| {
+        if job.job.runner().as_str() != named {
+            return true;
+        }
+        let fits = room > 0;
+        room = room.saturating_sub(1);
+        fits
+    })
 }
