@@ -79,6 +79,35 @@ impl Hands {
         Running::start(command.stdin(Stdio::null()), &self.path(&format!("{name}.log")))
     }
 
+    /// Submits a job and gives its id.
+    ///
+    /// # Panics
+    /// It is not accepted.
+    pub fn submit(&self, supervisor: &str, runner: &str, payload: &str, flags: &[&str]) -> String {
+        let args = ["job", "submit", "--runner", runner, "--payload", payload, "--supervisor", supervisor, "--json"];
+        let submitted = self.horus.run(&[&args, flags].concat()).ok().json();
+        submitted["job_id"].as_str().expect("a job has an id").to_owned()
+    }
+
+    /// A job's status.
+    ///
+    /// # Panics
+    /// The supervisor does not know the job.
+    pub fn status(&self, supervisor: &str, job: &str) -> String {
+        let shown = self.horus.run(&["job", "status", job, "--supervisor", supervisor, "--json"]).ok().json();
+        shown["status"].as_str().expect("a job has a status").to_owned()
+    }
+
+    /// Waits until a job has that status.
+    ///
+    /// # Panics
+    /// It has not within 30 seconds.
+    pub fn becomes(&self, supervisor: &str, job: &str, status: &str) {
+        Self::until(&format!("{job} is {status}"), Duration::from_secs(30), || {
+            (self.status(supervisor, job) == status).then_some(())
+        });
+    }
+
     /// Waits until something is so.
     ///
     /// # Panics

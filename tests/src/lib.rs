@@ -2,6 +2,7 @@
 //! of the test's own, everything stopped and removed at its end.
 
 mod chance;
+mod cut;
 mod hands;
 mod house;
 mod ledger;
@@ -9,6 +10,7 @@ mod process;
 mod redis;
 
 pub use chance::Chance;
+pub use cut::Cut;
 pub use hands::Hands;
 pub use house::{House, Ready};
 pub use ledger::Ledger;

@@ -13,6 +13,7 @@ use super::process::free_port;
 pub struct TestRedis {
     child: Child,
     port: u16,
+    appendfsync: &'static str,
     dir: tempfile::TempDir,
 }
 
@@ -22,12 +23,25 @@ impl TestRedis {
     /// # Panics
     /// Neither is installed, or it does not come up within ten seconds.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(&std::env::temp_dir(), "always")
+    }
+
+    /// Starts one whose data lie in a directory of its own under `parent`, with that setting of `appendfsync`.
+    ///
+    /// # Panics
+    /// As [`TestRedis::start`].
+    pub fn start_in(parent: &Path, appendfsync: &'static str) -> Self {
+        let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
         let port = free_port();
-        let child = spawn(port, dir.path());
-        let redis = Self { child, port, dir };
+        let child = spawn(port, dir.path(), appendfsync);
+        let redis = Self { child, port, appendfsync, dir };
         redis.wait_until_up();
         redis
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its address.
@@ -56,7 +70,7 @@ impl TestRedis {
     pub fn crash_and_restart(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.child = spawn(self.port, self.dir.path());
+        self.child = spawn(self.port, self.dir.path(), self.appendfsync);
         self.wait_until_up();
     }
 
@@ -82,11 +96,11 @@ impl Drop for TestRedis {
     }
 }
 
-fn spawn(port: u16, dir: &Path) -> Child {
+fn spawn(port: u16, dir: &Path, appendfsync: &str) -> Child {
     for name in ["valkey-server", "redis-server"] {
         let spawned = Command::new(name)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-            .args(["--appendfsync", "always", "--dir"])
+            .args(["--appendfsync", appendfsync, "--dir"])
             .arg(dir)
             .arg("--unixsocket")
             .arg(dir.join("redis.sock"))

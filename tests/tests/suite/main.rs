@@ -12,5 +12,7 @@ mod house_rules;
 mod main_job;
 mod mesh;
 mod runaway;
+mod stopping;
 mod takeover;
+mod trouble;
 mod two_supervisors;
