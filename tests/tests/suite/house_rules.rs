@@ -216,3 +216,22 @@ fn every_crate_takes_the_workspace_lints() {
         assert!(text.contains("[lints]\nworkspace = true"), "{folder}/Cargo.toml does not take the workspace's lints");
     }
 }
+
+#[test]
+fn every_test_that_a_guarantee_names_exists() {
+    let text = fs::read_to_string(root().join("docs/GUARANTEES.md")).unwrap();
+    let sources: Vec<String> = ["keys", "transport", "runners", "node", "tests"]
+        .iter()
+        .flat_map(|folder| files_of(folder))
+        .map(|(_, text)| text)
+        .collect();
+    // Names of tests are sentences; settings and error codes have fewer words.
+    let names = text
+        .split('`')
+        .filter(|word| word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let missing: Vec<String> = names
+        .filter(|name| !sources.iter().any(|text| text.contains(&format!("fn {name}("))))
+        .map(str::to_owned)
+        .collect();
+    check(&missing);
+}
