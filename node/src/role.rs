@@ -11,6 +11,7 @@ mod mesh;
 mod shutdown;
 
 pub use announce::Announcer;
+pub(crate) use common::present_own;
 pub use common::{Common, CommonOptions, RoleError, follow_trust};
 pub use health::Health;
 pub use log::{LogFormat, start_logging};

@@ -14,7 +14,7 @@ use horus_runners::{
 
 use crate::{
     cli::{args::RunnerOptions, identity, parse_runner},
-    role::{Health, LogFormat, Shutdown, follow_trust, start_logging},
+    role::{Health, LogFormat, Shutdown, follow_trust, present_own, start_logging},
 };
 
 /// The `main` of a runner of one's own: takes the flags of `horus runner`, works until SIGTERM.
@@ -46,6 +46,10 @@ where
     let keys = identity::load(&identity_dir)?;
     let certificate = identity::certificate(options.role.cert.as_deref(), &keys)?;
     let trust = identity::trust(options.role.trust.as_deref(), &identity_dir)?;
+    if let Some(certificate) = &certificate {
+        // A machine that has one key for its supervisor and its runners serves itself without being told so.
+        present_own(&trust, certificate, keys.identity.peer_id());
+    }
     let executor = open(identity_dir).await?;
     let kind = executor.kind();
     let queue = tokio::select! {

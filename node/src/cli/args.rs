@@ -69,6 +69,7 @@ pub enum Command {
     Runners(RunnersCommand),
     /// See the Mycelium mesh
     #[command(subcommand)]
+    #[command(after_help = "Examples:\n  horus mesh status\n  horus mesh status --json")]
     Mesh(super::args_mesh::MeshCommand),
     /// See the supervisors of a coordinator
     #[command(subcommand)]

@@ -224,7 +224,7 @@ fn read_certificate(path: &Path) -> Result<Envelope, RoleError> {
 }
 
 /// Says in the log when the own certificate is worth nothing here; elsewhere it may be worth something.
-fn present_own(trust: &Trust, certificate: &Envelope, me: PeerId) {
+pub(crate) fn present_own(trust: &Trust, certificate: &Envelope, me: PeerId) {
     match trust.present(certificate, Timestamp::now()) {
         Ok(peer) if peer == me => {}
         Ok(peer) => tracing::warn!(%peer, %me, "the certificate is for another key than this role's"),

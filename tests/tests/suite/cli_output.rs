@@ -45,8 +45,10 @@ fn an_error_keeps_its_kind_and_is_told_once() {
     let call = |address: &str, code| json_error(&["call", address, "m", "--identity", &none, "--json"], code);
     let bad = call("ftp://x", 2);
     assert_eq!(bad.stderr.matches("is no address").count(), 1, "{bad:?}");
-    let mesh = call("mycelium://12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7", 1);
-    assert_eq!(mesh.json()["error"]["kind"], "NO_SERVICE", "{mesh:?}");
+    let host = "mycelium://12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7";
+    let nowhere = format!("http://127.0.0.1:{}", horus_tests::free_port());
+    let mesh = json_error(&["call", host, "m", "--identity", &none, "--mycelium-rpc", &nowhere, "--json"], 1);
+    assert_eq!(mesh.json()["error"]["kind"], "DAEMON_DOWN", "{mesh:?}");
     let away = call(&format!("http://127.0.0.1:{}", horus_tests::free_port()), 1);
     assert_eq!(away.json()["error"]["kind"], "PEER_UNREACHABLE", "{away:?}");
 }

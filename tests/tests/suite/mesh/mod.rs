@@ -237,8 +237,8 @@ fn a_new_machine_joins(world: World) {
     for (name, role, runner) in [
         ("me", "submitter,operator", "*"),
         ("c", "coordinator", "*"),
-        ("s1", "supervisor", "*"),
-        ("noop1", "runner", "noop"),
+        // One key for what one machine does.
+        ("s1", "supervisor,runner", "*"),
     ] {
         let id = scene.key(name);
         let (ok, certificate) = scene.try_horus(
@@ -256,9 +256,7 @@ fn a_new_machine_joins(world: World) {
     scene.coordinator(Over::Messages, &["--supervisor", "topic:horus.supervisor"]);
     let coordinator = format!("mycelium://{}", scene.world.host(0));
     scene.supervisor(1, Over::Messages, &["--coordinator", &coordinator]);
-    // The runner's policy names the owner only: it is told whose jobs it takes.
-    let supervisor = scene.key_of(1);
-    scene.runner(1, "noop", &["--audience", &supervisor]);
+    scene.role(1, "s1", &["runner", "noop"]);
     scene.until("the supervisor has announced itself", Duration::from_secs(60), || {
         let list = scene.supervisors();
         let answers = |s: &Value| s["state"] == "alive" && s["runners"].to_string().contains("noop");

@@ -65,7 +65,7 @@ impl Scene {
         for host in 1..=supervisors {
             scene.supervisor(host, over, &[]);
             for kind in KINDS {
-                scene.runner(host, kind, &[]);
+                scene.runner(host, kind);
             }
             addresses.push(match over {
                 Over::Plain => format!("http://{}:{}", underlay(host), scene.ports[host]),
@@ -115,7 +115,7 @@ impl Scene {
         assert!(done.status.success(), "{done:?}");
     }
 
-    fn role(&mut self, host: usize, name: &str, args: &[&str]) {
+    pub(super) fn role(&mut self, host: usize, name: &str, args: &[&str]) {
         let url = self.stores[host].socket_url();
         let mut command = self.world.horus(host);
         command.args(args).args(["--identity", &self.path(name), "--redis-url", &url]);
@@ -139,8 +139,8 @@ impl Scene {
         self.role(host, &format!("s{host}"), &args);
     }
 
-    pub(super) fn runner(&mut self, host: usize, kind: &str, more: &[&str]) {
-        self.role(host, &format!("{kind}{host}"), &[&["runner", kind], more].concat());
+    fn runner(&mut self, host: usize, kind: &str) {
+        self.role(host, &format!("{kind}{host}"), &["runner", kind]);
     }
 
     pub(super) fn coordinator(&mut self, over: Over, more: &[&str]) {
