@@ -41,6 +41,10 @@ where
     O: FnOnce(std::path::PathBuf) -> F,
 {
     start_logging(&options.role.log, LogFormat::Text).map_err(anyhow::Error::msg)?;
+    let unused = &options.unused;
+    if !unused.listen.is_empty() || unused.transport.is_some() || unused.mycelium_rpc.is_some() {
+        tracing::info!("a runner speaks to its Redis only: --listen, --transport and --mycelium-rpc do nothing here");
+    }
     let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
     let identity_dir = identity::resolve_dir(options.role.identity.as_deref())?;
     let keys = identity::load(&identity_dir)?;

@@ -295,6 +295,24 @@ pub struct RunnerOptions {
     /// What every role takes.
     #[command(flatten)]
     pub role: RoleArgs,
+    /// For one configuration of all roles.
+    #[command(flatten)]
+    pub unused: NetworkArgs,
+}
+
+/// Network flags that every role takes. A runner speaks to its Redis only: it takes them, so that one configuration serves all
+/// roles of a machine, and says that they do nothing.
+#[derive(Debug, Args, Clone)]
+pub struct NetworkArgs {
+    /// Taken for the sake of one configuration for all roles: a runner listens nowhere
+    #[arg(long, value_name = "ADDR", hide_short_help = true)]
+    pub listen: Vec<std::net::SocketAddr>,
+    /// Taken for the sake of one configuration for all roles: a runner calls no other node
+    #[arg(long, value_name = "MODE", value_enum, hide_short_help = true)]
+    pub transport: Option<TransportArg>,
+    /// Taken for the sake of one configuration for all roles: a runner calls no daemon
+    #[arg(long, value_name = "URL", hide_short_help = true)]
+    pub mycelium_rpc: Option<String>,
 }
 
 /// The command line of a runner of one's own.

@@ -81,7 +81,9 @@ fn a_coordinator_shares_the_load_between_two_supervisors() {
         scene.key(&format!("r{n}"), &["runner"], "noop");
         let args = ["--port", &port, "--redis-url", &url];
         running.push(scene.role(&supervisor, &format!("s{n}"), &args));
-        running.push(scene.role(&runner, &format!("r{n}"), &["noop", "--redis-url", &url]));
+        // Every role takes the network flags, for the sake of one configuration.
+        let args = ["noop", "--redis-url", &url, "--listen", "127.0.0.1:0", "--transport", "http"];
+        running.push(scene.role(&runner, &format!("r{n}"), &args));
         addresses.push(format!("http://localhost:{port}"));
         stores.push(redis);
     }
