@@ -8,6 +8,7 @@ mod common;
 mod health;
 mod log;
 mod mesh;
+mod running;
 mod shutdown;
 
 pub use announce::Announcer;
@@ -17,4 +18,5 @@ pub use health::Health;
 pub use log::{LogFormat, start_logging};
 pub use mesh::{HOW_TO_GET_A_DAEMON, MeshConfig, MeshUse, RoleMesh, topic_of};
 pub(crate) use mesh::{Serving, known_nodes};
+pub use running::Running;
 pub use shutdown::Shutdown;

@@ -38,8 +38,9 @@ mod vault;
 mod waiter;
 mod watchman;
 
+pub use crate::role::Running;
 pub use doctor::examine;
-pub use start::{CoordinatorConfig, RETENTION, Running, methods, start};
+pub use start::{CoordinatorConfig, RETENTION, methods, start};
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;

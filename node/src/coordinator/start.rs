@@ -1,12 +1,11 @@
 //! The role: from configuration to a coordinator that serves.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures::FutureExt;
-use horus_keys::{PeerId, Role};
+use horus_keys::Role;
 use horus_runners::admission::Verifier;
 use horus_transport::{
     Address, ClientOptions, Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security,
@@ -20,7 +19,7 @@ use super::vault::Vault;
 use super::{Coordinator, Shared, nodes, watchman};
 use crate::api::coordinator as api;
 use crate::api::{GetMeshStatus, ListNodes};
-use crate::role::{Common, RoleError, Serving};
+use crate::role::{Common, RoleError, Running, Serving};
 
 /// How long an ended workflow is kept unless told otherwise.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -65,48 +64,6 @@ pub fn methods() -> MethodTable<Coordinator> {
     .method::<api::ListSupervisors, _, _>(Coordinator::list_supervisors)
     .method::<GetMeshStatus, _, _>(Coordinator::get_mesh_status)
     .method::<ListNodes, _, _>(Coordinator::list_nodes)
-}
-
-/// A coordinator that serves.
-pub struct Running {
-    peer_id: PeerId,
-    addresses: Vec<SocketAddr>,
-    dispatcher: Dispatcher,
-    tasks: TaskTracker,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running")
-            .field("peer_id", &self.peer_id)
-            .field("addresses", &self.addresses)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Running {
-    /// The key that it signs with, and that workflows name in `coordinators`.
-    #[must_use]
-    pub fn peer_id(&self) -> PeerId {
-        self.peer_id
-    }
-
-    /// Where it serves HTTP, with the ports that were taken for port 0.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// What answers its calls, for other carriers than HTTP.
-    #[must_use]
-    pub fn dispatcher(&self) -> Dispatcher {
-        self.dispatcher.clone()
-    }
-
-    /// Returns when it has stopped, which `common.shutdown` makes it do.
-    pub async fn stopped(self) {
-        self.tasks.wait().await;
-    }
 }
 
 /// Starts a coordinator: connects to Redis, goes on with every workflow that was left there, and serves until

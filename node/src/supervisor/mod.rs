@@ -19,7 +19,8 @@ mod wait;
 mod waiters;
 mod wire;
 
-pub use start::{Running, SupervisorConfig, methods, start};
+pub use crate::role::Running;
+pub use start::{SupervisorConfig, methods, start};
 
 use std::sync::Arc;
 

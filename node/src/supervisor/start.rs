@@ -1,10 +1,9 @@
 //! The role: from configuration to a supervisor that serves.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use horus_keys::{PeerId, Role};
+use horus_keys::Role;
 use horus_runners::admission::Verifier;
 use horus_runners::queue::{Queue, QueueOptions};
 use horus_transport::{
@@ -21,7 +20,7 @@ use super::waiters::Waiters;
 use super::{Supervisor, announce, maintenance};
 use crate::api::supervisor as api;
 use crate::api::{GetMeshStatus, ListNodes};
-use crate::role::{Common, RoleError, Serving};
+use crate::role::{Common, RoleError, Running, Serving};
 use crate::store::Store;
 
 /// Memory for verified batches, in bytes: a supervisor sees a batch again only when a client repeats it.
@@ -69,48 +68,6 @@ pub fn methods() -> MethodTable<Supervisor> {
     .method::<api::RemoveRunner, _, _>(Supervisor::remove_runner)
     .method::<GetMeshStatus, _, _>(Supervisor::get_mesh_status)
     .method::<ListNodes, _, _>(Supervisor::list_nodes)
-}
-
-/// A supervisor that serves.
-pub struct Running {
-    peer_id: PeerId,
-    addresses: Vec<SocketAddr>,
-    dispatcher: Dispatcher,
-    tasks: TaskTracker,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running")
-            .field("peer_id", &self.peer_id)
-            .field("addresses", &self.addresses)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Running {
-    /// The key that it signs with, and that calls to it name as `aud`.
-    #[must_use]
-    pub fn peer_id(&self) -> PeerId {
-        self.peer_id
-    }
-
-    /// Where it serves HTTP, with the ports that were taken for port 0.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// What answers its calls, for other carriers than HTTP.
-    #[must_use]
-    pub fn dispatcher(&self) -> Dispatcher {
-        self.dispatcher.clone()
-    }
-
-    /// Returns when it has stopped, which `common.shutdown` makes it do.
-    pub async fn stopped(self) {
-        self.tasks.wait().await;
-    }
 }
 
 /// Starts a supervisor: connects to Redis, listens, and serves until `common.shutdown`.
