@@ -67,16 +67,21 @@ impl Hands {
         KeyDir::load(&self.path(name), || Ok(None)).expect("the key was made").identity
     }
 
-    /// Starts a role with the key of that name. Its log goes to `NAME.log`.
+    /// Starts a role with the key of that name, and waits until it listens if `args` give it a port. Its log goes to
+    /// `NAME.log`.
     ///
     /// # Panics
-    /// It cannot be started.
+    /// It cannot be started, or does not listen within 30 seconds.
     pub fn role(&self, name: &str, args: &[&str]) -> Running {
         let identity = self.path(name).display().to_string();
         let mut all = args.to_vec();
         all.extend(["--identity", &identity, "--trust", &self.trust]);
         let mut command = self.horus.command(&all);
-        Running::start(command.stdin(Stdio::null()), &self.path(&format!("{name}.log")))
+        let mut role = Running::start(command.stdin(Stdio::null()), &self.path(&format!("{name}.log")));
+        if let Some(port) = args.windows(2).find(|w| w[0] == "--port").and_then(|w| w[1].parse().ok()) {
+            role.listens(port);
+        }
+        role
     }
 
     /// Submits a job and gives its id.

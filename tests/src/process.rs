@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,13 +20,24 @@ pub fn binary() -> PathBuf {
     dir.map(|d| d.join("horus")).expect("build the binary first: cargo build -p horus-node")
 }
 
-/// A port on loopback that was free a moment ago.
+/// A port on loopback that was free a moment ago, below those that systems give to outgoing connections: nobody else's
+/// connection takes it before a role listens there.
 ///
 /// # Panics
 /// There is none.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    for _ in 0..COUNT {
+        // Test programs that run at the same time start at different places.
+        let n = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(97));
+        let port = u16::try_from(FIRST + n % COUNT).expect("below 65536");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
 /// What a command printed and how it ended.
@@ -147,6 +159,20 @@ impl Running {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it listens on a port on loopback, or has ended.
+    ///
+    /// # Panics
+    /// Neither within 30 seconds.
+    pub fn listens(&mut self, port: u16) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if self.wait(Duration::from_millis(20)).is_some() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nothing listens on port {port}:\n{}", self.log());
+        }
     }
 
     /// Waits for the end: exit status, or `None` after `patience`.
