@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
 use ed25519_dalek::VerifyingKey;
 
@@ -69,26 +69,59 @@ impl PeerId {
 
     /// Finds the curve point, in the cache or by computing it.
     ///
-    /// Decompression costs a field exponentiation (about 4 us), and a request names the same few
+    /// Decompression costs a field exponentiation (about 4 us) and base 58 as much again, and a request names the same few
     /// keys several times: signer, audience, coordinators.
     fn decompress(&self) -> Result<VerifyingKey, KeyError> {
-        if let Some(key) = POINTS.read().unwrap_or_else(PoisonError::into_inner).get(&self.0) {
-            return Ok(*key);
+        if let Some(known) = read_known().by_key.get(&self.0) {
+            return Ok(known.point);
         }
-        let key = check_point(&self.0)?;
-        let mut points = POINTS.write().unwrap_or_else(PoisonError::into_inner);
-        // Who sends a flood of fresh keys makes everybody pay the exponentiation again, no more.
-        if points.len() >= MAX_POINTS {
-            points.clear();
-        }
-        points.insert(self.0, key);
-        Ok(key)
+        let point = check_point(&self.0)?;
+        remember(self.0, point);
+        Ok(point)
+    }
+
+    /// The text, computed.
+    fn spell(&self) -> String {
+        let mut binary = [0u8; 38];
+        binary[..6].copy_from_slice(&PREFIX);
+        binary[6..].copy_from_slice(&self.0);
+        let peer_id =
+            libp2p_identity::PeerId::from_bytes(&binary).expect("an identity multihash of 36 bytes is a PeerId");
+        peer_id.to_base58()
     }
 }
 
-/// About 260 bytes each.
-const MAX_POINTS: usize = 1024;
-static POINTS: LazyLock<RwLock<HashMap<[u8; 32], VerifyingKey>>> = LazyLock::new(RwLock::default);
+/// About 400 bytes each.
+const MAX_KNOWN: usize = 1024;
+static KNOWN: LazyLock<RwLock<KnownKeys>> = LazyLock::new(RwLock::default);
+
+/// Keys that were checked, by both of their names.
+#[derive(Default)]
+struct KnownKeys {
+    by_key: HashMap<[u8; 32], Known>,
+    by_text: HashMap<Arc<str>, [u8; 32]>,
+}
+
+struct Known {
+    point: VerifyingKey,
+    text: Arc<str>,
+}
+
+fn read_known() -> RwLockReadGuard<'static, KnownKeys> {
+    KNOWN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember(key: [u8; 32], point: VerifyingKey) {
+    let text: Arc<str> = PeerId(key).spell().into();
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    // Who sends a flood of fresh keys makes everybody pay the computation again, no more.
+    if known.by_key.len() >= MAX_KNOWN {
+        known.by_key.clear();
+        known.by_text.clear();
+    }
+    known.by_text.insert(Arc::clone(&text), key);
+    known.by_key.insert(key, Known { point, text });
+}
 
 fn check_point(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     // dalek takes y >= p (2^255 - 19) modulo p: two names for one key. RFC 8032, 5.1.3 refuses them.
@@ -112,6 +145,9 @@ impl FromStr for PeerId {
         if text.len() > MAX_TEXT {
             return Err(refuse("too long"));
         }
+        if let Some(key) = read_known().by_text.get(text) {
+            return Ok(Self(*key));
+        }
         let parsed: libp2p_identity::PeerId = text.parse().map_err(|_| refuse("not a libp2p PeerId in base 58"))?;
         let binary = parsed.to_bytes();
         let key: &[u8; 32] = binary
@@ -124,12 +160,13 @@ impl FromStr for PeerId {
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut binary = [0u8; 38];
-        binary[..6].copy_from_slice(&PREFIX);
-        binary[6..].copy_from_slice(&self.0);
-        let peer_id =
-            libp2p_identity::PeerId::from_bytes(&binary).expect("an identity multihash of 36 bytes is a PeerId");
-        f.pad(&peer_id.to_base58())
+        let known = read_known().by_key.get(&self.0).map(|known| Arc::clone(&known.text));
+        if let Some(text) = known {
+            return f.pad(&text);
+        }
+        // Own keys come here first; what is no key, in tests, is not remembered.
+        let _ = self.decompress();
+        f.pad(&self.spell())
     }
 }
 
@@ -211,14 +248,22 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_of_points_is_bounded() {
-        for i in 0..(MAX_POINTS as u64 + 50) {
+    fn the_cache_of_keys_is_bounded_and_gives_what_it_was_given() {
+        let fresh = |i: usize| {
             let mut seed = [9; 32];
-            seed[..8].copy_from_slice(&i.to_le_bytes());
-            let peer_id = Identity::from_seed(&seed).peer_id();
+            seed[..8].copy_from_slice(&(i as u64).to_le_bytes());
+            Identity::from_seed(&seed).peer_id()
+        };
+        for i in 0..(MAX_KNOWN + 50) {
+            let peer_id = fresh(i);
             assert!(PeerId::from_public_key(peer_id.public_key()).is_ok());
+            let text = peer_id.to_string();
+            assert_eq!(text, peer_id.spell());
+            assert_eq!(text.parse::<PeerId>().unwrap(), peer_id);
         }
-        assert!(POINTS.read().unwrap().len() <= MAX_POINTS);
+        assert_eq!(fresh(0).to_string(), fresh(0).spell(), "it may have been forgotten");
+        let known = read_known();
+        assert!(known.by_key.len() <= MAX_KNOWN && known.by_text.len() <= MAX_KNOWN);
     }
 
     proptest! {

@@ -36,6 +36,12 @@ pub(super) fn per_s(count: usize, elapsed: Duration) -> f64 {
     (count as f64 / elapsed.as_secs_f64().max(1e-9)).round()
 }
 
+/// The median; 0 of nothing.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
 /// What a figure was measured on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Environment {

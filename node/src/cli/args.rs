@@ -280,7 +280,7 @@ pub struct RunnerArgs {
 /// What a runner of any kind is told.
 #[derive(Debug, Clone, Args)]
 pub struct RunnerOptions {
-    /// Jobs at a time [default: 4, for sal the number of cores if that is more, 32 for noop]
+    /// Jobs at a time [default: 4, for sal the number of cores if that is more, 16 for osiris, 32 for noop]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub concurrency: Option<u32>,
     /// Name in the registry [default: the kind]

@@ -429,12 +429,15 @@ pub enum BenchCommand {
     },
     /// RPC calls per second and their latency
     #[command(
-        after_help = "Examples:\n  horus bench rpc --address http://127.0.0.1:8080\n  horus bench rpc --signed --concurrency 64"
+        after_help = "Examples:\n  horus bench rpc --address http://127.0.0.1:8080\n  horus bench rpc --signed --concurrency 64\n  horus bench rpc --against http://127.0.0.1:8181"
     )]
     Rpc {
         /// The node [default: the supervisor]
         #[arg(long, value_name = "ADDRESS")]
         address: Option<String>,
+        /// Another server, called in turns with the node and unsigned, to compare with: examples/bare_rpc.rs is one
+        #[arg(long, value_name = "ADDRESS")]
+        against: Option<String>,
         /// A signed call (list_runners) instead of an open one (get_node_info)
         #[arg(long)]
         signed: bool,

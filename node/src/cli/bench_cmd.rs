@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     args_client::{BenchCommand, BenchTarget},
-    client::{Session, block_on, coordinator_address, supervisor_address},
+    client::{CALL_TIMEOUT, Session, block_on, connect, coordinator_address, supervisor_address},
     output::{Failure, print_json, print_line},
 };
 use crate::api::supervisor::{ListRunners, ListRunnersParams};
@@ -58,9 +58,13 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
             })?;
             print(&session, &report)
         }
-        BenchCommand::Rpc { address, signed, count, concurrency, target } => {
+        BenchCommand::Rpc { address, against, signed, count, concurrency, target } => {
             let session = open(&address.unwrap_or_else(|| supervisor_address(&target.supervisor)), &target)?;
-            let plan = RpcPlan { signed, count: count as usize, concurrency: concurrency as usize };
+            // Without keys: a signature would only be work that the other server does not look at.
+            let against = against
+                .map(|other| connect(&other, None, None, &target.client, CALL_TIMEOUT).map(|(rpc, _way)| rpc))
+                .transpose()?;
+            let plan = RpcPlan { signed, count: count as usize, concurrency: concurrency as usize, against };
             let report = block_on(async {
                 let environment = environment(&session, &target).await?;
                 bench::rpc(&session.rpc, plan, environment).await.map_err(|e| session.failure(&e))
@@ -87,12 +91,12 @@ fn own_payload(runner: &RunnerKind) -> String {
 
 /// The supervisor knows the Redis behind its queue; without it the figures are told without.
 async fn environment(session: &Session, target: &BenchTarget) -> Result<Environment, Failure> {
-    let (rpc, _way) = super::client::connect(
+    let (rpc, _way) = connect(
         &supervisor_address(&target.supervisor),
         Some(&session.keys),
         session.certificate.as_ref(),
         &target.client,
-        super::client::CALL_TIMEOUT,
+        CALL_TIMEOUT,
     )?;
     let list = rpc.call::<ListRunners>(&ListRunnersParams::default()).await;
     let redis = list.ok().and_then(|l| l.redis).map_or(serde_json::Value::Null, |r| serde_json::json!(r));

@@ -13,6 +13,7 @@ mod maintenance;
 mod owners;
 mod read;
 mod registry;
+mod shared_look;
 mod start;
 mod visibility;
 mod wait;
@@ -35,6 +36,7 @@ use crate::store::Store;
 use gate::Gate;
 use owners::Owners;
 use registry::Kinds;
+use shared_look::SharedLook;
 use visibility::Sight;
 use waiters::Waiters;
 
@@ -51,6 +53,7 @@ pub struct Supervisor {
     gate: Gate,
     owners: Owners,
     kinds: Kinds,
+    look: SharedLook<Result<Vec<crate::api::supervisor::Runner>, RpcError>>,
     waiters: Arc<Waiters>,
     announcer: Arc<Announcer>,
     mesh: Option<RoleMesh>,

@@ -59,11 +59,20 @@ fn never_seen(name: String, runner: RunnerKind) -> Runner {
 }
 
 impl Supervisor {
-    /// Reads the runners, by kind and name.
-    async fn runners(&self) -> Result<Vec<Runner>, RpcError> {
-        let views = self.gate.pass(self.queue.runners().await)?;
-        let mut runners: Vec<Runner> = views.into_iter().map(Runner::from).collect();
-        for (name, kind) in self.store.registered().await.map_err(|error| self.trouble(&error))? {
+    /// The runners, by kind and name. Those who ask at the same time share one look.
+    async fn runners(self: &Arc<Self>) -> Result<Vec<Runner>, RpcError> {
+        let supervisor = Arc::clone(self);
+        self.look.look(move || supervisor.read_runners()).await
+    }
+
+    async fn read_runners(self: Arc<Self>) -> Result<Vec<Runner>, RpcError> {
+        let views = async {
+            let kinds = self.queue.kinds().await?;
+            futures::future::try_join_all(kinds.iter().map(|kind| self.queue.runners_of(kind))).await
+        };
+        let (views, registered) = futures::join!(views, self.store.registered());
+        let mut runners: Vec<Runner> = self.gate.pass(views)?.into_iter().flatten().map(Runner::from).collect();
+        for (name, kind) in registered.map_err(|error| self.trouble(&error))? {
             if !runners.iter().any(|runner| runner.name == name && runner.runner == kind) {
                 runners.push(never_seen(name, kind));
             }
@@ -196,7 +205,7 @@ impl Supervisor {
     }
 
     /// The runners of that name or kind, the best first; at least one.
-    async fn named(&self, params: &RunnerParams) -> Result<Vec<Runner>, RpcError> {
+    async fn named(self: &Arc<Self>, params: &RunnerParams) -> Result<Vec<Runner>, RpcError> {
         if params.name.is_none() && params.runner.is_none() {
             return Err(errors::invalid("name a runner: give `name`, or `runner` for its kind"));
         }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::gate::Gate;
 use super::owners::Owners;
 use super::registry::Kinds;
+use super::shared_look::SharedLook;
 use super::waiters::Waiters;
 use super::{Supervisor, announce, maintenance};
 use crate::api::supervisor as api;
@@ -95,6 +96,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         gate: Gate::new(common.health.clone()),
         owners: Owners::new(),
         kinds: Kinds::default(),
+        look: SharedLook::new(),
         waiters: Arc::new(Waiters::default()),
         announcer: Arc::new(common.announcer(Role::Supervisor)),
         mesh: common.mesh.clone(),

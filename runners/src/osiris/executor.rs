@@ -14,8 +14,9 @@ use super::{
     commit::{Commit, Committer, Effects, Verdict},
     engine::{osiris_engine, with_session},
     options::OsirisOptions,
+    recorded::Recorded,
     session::Session,
-    store::{Store, database_error},
+    store::Store,
     threads::ScriptThreads,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct OsirisExecutor {
     threads: ScriptThreads,
     store: Store,
     committer: Committer,
+    recorded: Recorded,
     /// Jobs whose reads were outdated take turns, so that they do not outdate each other.
     turn: Mutex<()>,
     memory_bytes: u64,
@@ -55,13 +57,14 @@ impl OsirisExecutor {
     /// `DATABASE_ERROR` if the database cannot be opened, `SCRIPT_INVALID` if the library cannot be used.
     pub async fn open(options: OsirisOptions) -> Result<Self, ExecutionError> {
         let engine = osiris_engine(&options).map_err(|e| ExecutionError::new("SCRIPT_INVALID", e))?;
-        // One for each script, and one for the committer.
-        let connections = u32::try_from(options.threads.clamp(1, 64) + 1).expect("at most 65");
+        // One for each script, one for the committer, and one for those who ask whether they were stored before.
+        let connections = u32::try_from(options.threads.clamp(1, 64) + 2).expect("at most 66");
         let store = Store::open(&options.url, connections).await?;
         Ok(Self {
             engine: Arc::new(engine),
             threads: ScriptThreads::new(options.threads),
             committer: Committer::start(store.clone()),
+            recorded: Recorded::start(store.clone()),
             store,
             turn: Mutex::new(()),
             memory_bytes: options.memory_bytes,
@@ -119,7 +122,7 @@ impl Executor for OsirisExecutor {
 
     async fn execute(&self, job: &Job, context: &Context) -> Result<Output, ExecutionError> {
         let job_id = effect_id(job);
-        if let Some(output) = self.store.recorded(&job_id).await.map_err(|e| database_error(&e))? {
+        if let Some(output) = self.recorded.output(&job_id).await? {
             context.log.system("the job was stored before: its script is not run again, its output is the same");
             return Output::from_json_text(output);
         }

@@ -19,6 +19,7 @@ mod executor;
 mod filter;
 mod options;
 mod record;
+mod recorded;
 mod session;
 mod sql;
 mod store;

@@ -1,6 +1,6 @@
 //! The database: connecting, and reading what is committed.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use sqlx::{
     AnyPool, Row,
@@ -73,11 +73,11 @@ impl Store {
         Ok(Self { pool, sql })
     }
 
-    /// The output of a job that was committed before.
-    pub(super) async fn recorded(&self, job_id: &str) -> Result<Option<String>, sqlx::Error> {
-        let list = serde_json::to_string(&[job_id]).expect("a string is JSON");
-        let row = sqlx::query(self.sql.recorded).bind(list).fetch_optional(&self.pool).await?;
-        row.map(|row| row.try_get(1)).transpose()
+    /// The outputs of those of the jobs that were committed before.
+    pub(super) async fn recorded(&self, job_ids: &[&str]) -> Result<HashMap<String, String>, sqlx::Error> {
+        let list = serde_json::to_string(job_ids).expect("strings are JSON");
+        let rows = sqlx::query(self.sql.recorded).bind(list).fetch_all(&self.pool).await?;
+        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// How often the model has changed; 0 if it never did.
