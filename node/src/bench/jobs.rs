@@ -34,6 +34,8 @@ pub struct JobsPlan {
     pub batch: usize,
     /// One job at a time.
     pub sequential: bool,
+    /// Only submit, and leave the jobs where they are.
+    pub submit_only: bool,
 }
 
 /// The figures; those that were not measured are left out.
@@ -91,6 +93,12 @@ pub async fn jobs(
         latency_ms_p99: None,
         environment,
     };
+    if plan.submit_only {
+        let started = Instant::now();
+        bench.submit_all(None).await?;
+        report.submit_per_s = Some(per_s(plan.count, started.elapsed()));
+        return Ok(report);
+    }
     bench.end_to_end(plan.batch.min(plan.count)).await?;
     if plan.sequential {
         let latencies = bench.one_at_a_time().await?;
@@ -125,11 +133,7 @@ impl Bench<'_> {
         let guess = Duration::from_micros(self.plan.count as u64 * 100) + HOLD;
         let due = Timestamp::now() + guess;
         let started = Instant::now();
-        let batches = sizes(self.plan.count, self.plan.batch);
-        let ids: Vec<Vec<JobId>> = stream::iter(batches.into_iter().map(|size| self.submit(size, Some(due))))
-            .buffer_unordered(self.plan.concurrency)
-            .try_collect()
-            .await?;
+        let ids = self.submit_all(Some(due)).await?;
         let submitting = started.elapsed();
         tokio::time::sleep(due.since(Timestamp::now())).await;
         let started = Instant::now();
@@ -138,6 +142,14 @@ impl Bench<'_> {
             .try_collect::<Vec<()>>()
             .await?;
         Ok((submitting, started.elapsed()))
+    }
+
+    async fn submit_all(&self, not_before: Option<Timestamp>) -> Result<Vec<Vec<JobId>>, RpcError> {
+        let batches = sizes(self.plan.count, self.plan.batch);
+        stream::iter(batches.into_iter().map(|size| self.submit(size, not_before)))
+            .buffer_unordered(self.plan.concurrency)
+            .try_collect()
+            .await
     }
 
     async fn one_at_a_time(&self) -> Result<Latencies, RpcError> {

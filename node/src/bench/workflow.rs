@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use horus_keys::{Envelope, Identity, PayloadType, RunnerKind, Timestamp};
-use horus_runners::job::{WorkflowId, WorkflowSubmission};
+use horus_runners::job::{WorkflowId, WorkflowSubmission, limits};
 use horus_transport::{RpcClient, RpcError};
 use serde::Serialize;
 
@@ -14,14 +14,27 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The most dependencies of a step.
+const DEPENDENCIES: u32 = limits::DEPENDENCIES as u32;
 
 /// What the workflow looks like.
 #[derive(Debug, Clone, Copy)]
 pub enum Shape {
     /// So many steps in a row.
     Chain(u32),
-    /// One step, then so many at once, then one that waits for all of them.
+    /// One step, then so many at once, then one that waits for all of them; beyond 10,000, by way of a step for each 10,000,
+    /// since a step may have no more dependencies.
     Fan(u32),
+}
+
+impl Shape {
+    fn steps(self) -> u32 {
+        match self {
+            Self::Chain(n) => n,
+            Self::Fan(n) if n <= DEPENDENCIES => n + 2,
+            Self::Fan(n) => n + 2 + n.div_ceil(DEPENDENCIES),
+        }
+    }
 }
 
 /// What to measure.
@@ -69,10 +82,11 @@ pub async fn workflow(
         samples.push(run_one(rpc, identity, certificates, &definition).await?);
     }
     let latencies = Latencies::new(samples);
-    let (chain, fan, steps) = match plan.shape {
-        Shape::Chain(n) => (Some(n), None, n),
-        Shape::Fan(n) => (None, Some(n), n + 2),
+    let (chain, fan) = match plan.shape {
+        Shape::Chain(n) => (Some(n), None),
+        Shape::Fan(n) => (None, Some(n)),
     };
+    let steps = plan.shape.steps();
     let total = latencies.percentile_ms(50);
     Ok(WorkflowReport {
         chain,
@@ -146,8 +160,16 @@ fn definition(plan: &WorkflowPlan) -> String {
             for i in 0..n {
                 step(format!("s{i}"), "first");
             }
-            let all = (0..n).map(|i| format!("s{i}")).collect::<Vec<_>>().join(", ");
-            step("last".to_owned(), &all);
+            let names = |from: u32, to: u32| (from..to).map(|i| format!("s{i}")).collect::<Vec<_>>().join(", ");
+            if n <= DEPENDENCIES {
+                step("last".to_owned(), &names(0, n));
+                return text;
+            }
+            let joins = n.div_ceil(DEPENDENCIES);
+            for i in 0..joins {
+                step(format!("j{i}"), &names(i * DEPENDENCIES, n.min((i + 1) * DEPENDENCIES)));
+            }
+            step("last".to_owned(), &(0..joins).map(|i| format!("j{i}")).collect::<Vec<_>>().join(", "));
         }
     }
     text
@@ -159,11 +181,11 @@ mod tests {
 
     #[test]
     fn the_definitions_are_valid() {
-        for shape in [Shape::Chain(1), Shape::Chain(3), Shape::Fan(1), Shape::Fan(50)] {
+        for shape in [Shape::Chain(1), Shape::Chain(3), Shape::Fan(1), Shape::Fan(50), Shape::Fan(10_001)] {
             let plan = WorkflowPlan { shape, count: 1, runner: "noop".parse().unwrap() };
             let text = definition(&plan);
             let parsed = horus_runners::definition::parse(&text);
-            assert!(parsed.is_ok(), "{parsed:?}\n{text}");
+            assert_eq!(parsed.unwrap().steps.len(), shape.steps() as usize, "{shape:?}");
         }
     }
 }

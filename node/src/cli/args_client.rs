@@ -404,6 +404,9 @@ pub enum BenchCommand {
         /// One job at a time
         #[arg(long)]
         sequential: bool,
+        /// Only submit, and leave the jobs in the queue; for a kind that no runner serves, see `horus call`'s register_runner
+        #[arg(long, conflicts_with = "sequential")]
+        submit_only: bool,
         /// Whom.
         #[command(flatten)]
         target: BenchTarget,
@@ -415,7 +418,7 @@ pub enum BenchCommand {
         #[arg(long, value_name = "N", conflicts_with = "fan", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         chain: Option<u32>,
         /// One step, then so many at once, then one that waits for all of them
-        #[arg(long, value_name = "N", required_unless_present = "chain", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, value_name = "N", required_unless_present = "chain", value_parser = clap::value_parser!(u32).range(1..=99_900))]
         fan: Option<u32>,
         /// How many workflows, one after the other
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -16,7 +16,7 @@ use crate::bench::{self, Environment, JobsPlan, RpcPlan, Shape, WorkflowPlan};
 
 pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
     match command {
-        BenchCommand::Jobs { runner, payload, count, concurrency, batch, sequential, target } => {
+        BenchCommand::Jobs { runner, payload, count, concurrency, batch, sequential, submit_only, target } => {
             let session = open(&supervisor_address(&target.supervisor), &target)?;
             let verifier = session.verifier()?;
             let plan = JobsPlan {
@@ -26,6 +26,7 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
                 concurrency: concurrency as usize,
                 batch: batch as usize,
                 sequential,
+                submit_only,
             };
             let report = block_on(async {
                 let environment = environment(&session, &target).await?;
