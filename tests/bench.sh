@@ -5,9 +5,9 @@
 #   tests/bench.sh idle [SECONDS]  processor time and memory of an idle `horus up`, Redis not counted
 #   tests/bench.sh queued [N]      bytes in Redis for each of N queued jobs, and what the supervisor holds
 #   tests/bench.sh growth          cost per job and per step at 1,000, 10,000 and 100,000
-#   tests/bench.sh peers DIR       BullMQ, installed in DIR as bullmq.mjs says, and Horus in turns, three rounds
-#   tests/bench.sh compare A B     two binaries in turns, five rounds; the median of each and their ratio
-# HORUS names the binary [default: target/release/horus], BARE_RPC that of examples/bare_rpc.rs, HORUS_UP_FLAGS further flags of `horus up`.
+#   tests/bench.sh peers DIR       BullMQ, installed in DIR as bullmq.mjs says, and Horus in turns
+#   tests/bench.sh compare A B     two binaries in turns; the median of each and their ratio
+# ROUNDS says how many rounds peers [3] and compare [5] make. HORUS names the binary [default: target/release/horus], BARE_RPC that of examples/bare_rpc.rs, HORUS_UP_FLAGS further flags of `horus up`.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -32,8 +32,8 @@ start() {
     "$1" up --data-dir "$work/data" --identity "$work/me" --supervisor-port 0 --coordinator-port 0 --mesh off --json ${HORUS_UP_FLAGS:-} \
         >"$work/ready" 2>"$work/log" &
     up=$!
-    for _ in $(seq 300); do grep -q ready "$work/ready" && break; kill -0 "$up" 2>/dev/null || break; sleep 0.1; done
-    grep -q ready "$work/ready" || { cat "$work/log" >&2; exit 1; }
+    for _ in $(seq 300); do grep -q 'ready.*}$' "$work/ready" && break; kill -0 "$up" 2>/dev/null || break; sleep 0.1; done
+    grep -q 'ready.*}$' "$work/ready" || { cat "$work/log" >&2; exit 1; }
     HORUS_SUPERVISOR=$(grep -o '"supervisor":"http[^"]*' "$work/ready" | cut -d'"' -f4)
     HORUS_COORDINATOR=$(grep -o '"coordinator":"http[^"]*' "$work/ready" | cut -d'"' -f4)
     export HORUS_SUPERVISOR HORUS_COORDINATOR HORUS_IDENTITY="$work/me"
@@ -123,7 +123,7 @@ peers)
     for _ in $(seq 100); do redis-cli -p "$port" ping >/dev/null 2>&1 && break; sleep 0.05; done
     cp "$root/tests/bullmq.mjs" "$dir/bench.mjs"
     start "$HORUS"
-    for _ in 1 2 3; do
+    for _ in $(seq "${ROUNDS:-3}"); do
         (cd "$dir" && REDIS_PORT=$port node bench.mjs 20000 32)
         bench jobs --count 20000 --concurrency 32
         bench jobs --sequential --count 300
@@ -135,7 +135,7 @@ peers)
 compare)
     a=${2:?a binary} b=${3:?another binary}
     : >"$work/figures"
-    for _ in 1 2 3 4 5; do
+    for _ in $(seq "${ROUNDS:-5}"); do
         for which in a b; do
             HORUS=${!which}
             start "$HORUS"
@@ -148,7 +148,7 @@ compare)
             } >>"$work/figures"
         done
     done
-    median() { awk -v f="$1" -v w="$2" '$1 == f && $2 == w { print $3 }' "$work/figures" | sort -g | sed -n 3p; }
+    median() { awk -v f="$1" -v w="$2" '$1 == f && $2 == w { print $3 }' "$work/figures" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
     printf '%-20s %12s %12s %8s\n' figure A B B/A
     for figure in $(awk '!seen[$1]++ { print $1 }' "$work/figures"); do
         awk -v f="$figure" -v a="$(median "$figure" a)" -v b="$(median "$figure" b)" 'BEGIN { printf "%-20s %12.3f %12.3f %8.3f\n", f, a, b, b / a }'
