@@ -13,15 +13,16 @@ use tokio::{
     time::Instant,
 };
 
-use super::store::{Store, database_error};
+use super::{
+    store::{Store, database_error},
+    trouble::Tries,
+};
 use crate::executor::ExecutionError;
 
 /// Most jobs of one transaction.
 const GROUP_JOBS: usize = 128;
 /// A group is closed above this many bytes of JSON.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// How often a group is tried when the database fails: another process may hold it, or the connection may be gone.
-const ATTEMPTS: u32 = 5;
 /// Time between two purges of outdated job ids.
 const PURGE_EVERY: Duration = Duration::from_secs(300);
 
@@ -119,56 +120,40 @@ fn gather(first: Submitted, waiting: &mut mpsc::Receiver<Submitted>) -> Vec<Subm
     group
 }
 
-async fn settle(store: &Store, group: Vec<Submitted>) {
-    let (commits, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|s| (s.commit, s.reply)).unzip();
-    match apply_patiently(store, &commits).await {
-        Ok(verdicts) => {
-            for (reply, verdict) in replies.into_iter().zip(verdicts) {
-                let _ = reply.send(Ok(verdict));
-            }
+async fn settle(store: &Store, mut group: Vec<Submitted>) {
+    let mut tries = Tries::new();
+    loop {
+        // Nobody waits any more for a job whose time is over: it must not take effect behind its back.
+        group.retain(|submitted| !submitted.reply.is_closed());
+        if group.is_empty() {
+            return;
         }
-        Err(e) if commits.len() == 1 => {
-            for reply in replies {
-                let _ = reply.send(Err(database_error(&e)));
+        let (commits, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|s| (s.commit, s.reply)).unzip();
+        // Trying again is safe even if it is unknown whether a COMMIT took effect: the job ids are recorded in it.
+        let failed = match apply(store, &commits).await {
+            Ok(verdicts) => {
+                for (reply, verdict) in replies.into_iter().zip(verdicts) {
+                    let _ = reply.send(Ok(verdict));
+                }
+                return;
             }
+            Err(error) => error,
+        };
+        group = commits.into_iter().zip(replies).map(|(commit, reply)| Submitted { commit, reply }).collect();
+        if tries.again(&failed).await {
+            continue;
+        }
+        if let [_] = group.as_slice() {
+            for submitted in group {
+                let _ = submitted.reply.send(Err(database_error(&failed)));
+            }
+            return;
         }
         // One job may be the reason (a record that the database refuses): the others should not suffer.
-        Err(_) => {
-            for (commit, reply) in commits.into_iter().zip(replies) {
-                let verdict = apply_patiently(store, &[commit]).await.map(|mut verdicts| verdicts.remove(0));
-                let _ = reply.send(verdict.map_err(|e| database_error(&e)));
-            }
+        for submitted in group {
+            Box::pin(settle(store, vec![submitted])).await;
         }
-    }
-}
-
-/// Trying again is safe even if it is unknown whether a COMMIT took effect: the job ids are recorded in it.
-async fn apply_patiently(store: &Store, commits: &[Commit]) -> Result<Vec<Verdict>, sqlx::Error> {
-    let mut pause = Duration::from_millis(10);
-    for _ in 1..ATTEMPTS {
-        match apply(store, commits).await {
-            Err(e) if is_passing(&e) => tracing::warn!(error = %e, "the osiris database failed, trying again"),
-            done => return done,
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 4;
-    }
-    apply(store, commits).await
-}
-
-/// Whether another try may succeed: connection trouble, locks, serialisation, and a job id that another process has just stored.
-fn is_passing(e: &sqlx::Error) -> bool {
-    match e {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(e) => match e.code().as_deref() {
-            // SQLite: busy, locked, busy snapshot, primary key. PostgreSQL: serialisation, deadlock, lock timeout, unique, shutting down.
-            Some("5" | "6" | "517" | "1555" | "40001" | "40P01" | "55P03" | "23505" | "57P01" | "57P02" | "57P03") => {
-                true
-            }
-            Some(code) => code.starts_with("08"),
-            None => false,
-        },
-        _ => false,
+        return;
     }
 }
 

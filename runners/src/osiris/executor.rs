@@ -122,7 +122,11 @@ impl Executor for OsirisExecutor {
 
     async fn execute(&self, job: &Job, context: &Context) -> Result<Output, ExecutionError> {
         let job_id = effect_id(job);
-        if let Some(output) = self.recorded.output(&job_id).await? {
+        let recorded = tokio::select! {
+            recorded = self.recorded.output(&job_id) => recorded?,
+            () = context.cancel.cancelled() => return Err(stopped(context)),
+        };
+        if let Some(output) = recorded {
             context.log.system("the job was stored before: its script is not run again, its output is the same");
             return Output::from_json_text(output);
         }

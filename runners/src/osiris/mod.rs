@@ -24,6 +24,7 @@ mod session;
 mod sql;
 mod store;
 mod threads;
+mod trouble;
 
 pub use executor::OsirisExecutor;
 pub use options::OsirisOptions;

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::store::{Store, database_error};
+use super::{
+    store::{Store, database_error},
+    trouble::patiently,
+};
 use crate::executor::ExecutionError;
 
 /// Most jobs of one statement.
@@ -26,7 +29,7 @@ impl Recorded {
             while questions.recv_many(&mut group, GROUP_JOBS).await > 0 {
                 let ids: Vec<&str> = group.iter().map(|question| question.job_id.as_str()).collect();
                 let found: Result<HashMap<String, String>, ExecutionError> =
-                    store.recorded(&ids).await.map_err(|e| database_error(&e));
+                    patiently(|| store.recorded(&ids)).await.map_err(|e| database_error(&e));
                 for Question { job_id, reply } in group.drain(..) {
                     let output = found.as_ref().map(|outputs| outputs.get(&job_id).cloned());
                     let _ = reply.send(output.map_err(Clone::clone));

@@ -13,6 +13,7 @@ use super::{
     options::{CHANGED_BYTES, RESULT_BYTES, RESULT_RECORDS, SESSION_RECORDS},
     record::{Record, failure},
     store::{Row4, Store, database_error},
+    trouble::patiently,
 };
 use crate::{
     executor::LogSink,
@@ -172,7 +173,7 @@ impl Session {
         self.note_scan(model)?;
         let mut count = 0;
         if filter.is_empty() {
-            count = self.ask(self.store.count(model))?;
+            count = self.ask(patiently(|| self.store.count(model)))?;
             // What is committed is counted: take away what the script has changed of it, and add how that is now.
             for entry in self.changed(model) {
                 count -= i64::from(matches!(entry.base, Base::Revision(_)));
@@ -212,7 +213,7 @@ impl Session {
                     Position::NONE,
                 )));
             }
-            let rows = self.ask(self.store.scan(model, &after, &needle, limit as i64))?;
+            let rows = self.ask(patiently(|| self.store.scan(model, &after, &needle, limit as i64)))?;
             let last_page = rows.len() < limit;
             for row in rows {
                 let Row4 { id, created_at, updated_at, body } = row;
@@ -235,7 +236,7 @@ impl Session {
     /// Before the first scan of a model: if the model has changed by the commit, the scan may be outdated.
     fn note_scan(&mut self, model: &str) -> Result<()> {
         if !self.scans.contains_key(model) {
-            let changes = self.ask(self.store.changes(model))?;
+            let changes = self.ask(patiently(|| self.store.changes(model)))?;
             self.scans.insert(model.to_owned(), changes);
         }
         Ok(())
@@ -244,7 +245,7 @@ impl Session {
     /// What the script knows of a record; asks the database the first time.
     fn entry(&mut self, model: &str, id: &str) -> Result<&Entry> {
         if !self.models.get(model).is_some_and(|own| own.contains_key(id)) {
-            match self.ask(self.store.get(model, id))? {
+            match self.ask(patiently(|| self.store.get(model, id)))? {
                 Some((revision, row)) => {
                     let record = Record::stored(row.id, row.created_at, row.updated_at, &row.body)?;
                     self.remember(model, id, Base::Revision(revision), Some(record))?;
