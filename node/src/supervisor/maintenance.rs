@@ -17,11 +17,14 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
 /// How many looks the reaper takes in the time of a lease.
 const LOOKS_PER_LEASE: u32 = 5;
 
+/// How often the register of runners is looked through for those that are long gone.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
+
 /// Keeps the queues moving until the process stops. Several supervisors on one Redis do no harm to each other.
 pub(super) async fn keep_up(supervisor: Arc<Supervisor>) {
     let look = (supervisor.queue.options().lease / LOOKS_PER_LEASE).clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
     let mut observer = LeaseObserver::new();
-    let mut next_look = Instant::now();
+    let (mut next_look, mut next_tidy) = (Instant::now(), Instant::now());
     loop {
         if supervisor.gate.check().is_err() {
             tokio::select! {
@@ -36,6 +39,13 @@ pub(super) async fn keep_up(supervisor: Arc<Supervisor>) {
         let reap = now >= next_look;
         if reap {
             next_look = now + look;
+        }
+        if now >= next_tidy {
+            next_tidy = now + TIDY_EVERY;
+            // Whoever lists the runners drops those that have been gone for a day.
+            if let Err(error) = supervisor.queue.runners().await {
+                supervisor.gate.note(&error);
+            }
         }
         let sleep = match round(&supervisor, &mut observer, reap).await {
             Ok(due) => due.unwrap_or(LONGEST_SLEEP).clamp(SHORTEST_SLEEP, LONGEST_SLEEP),
@@ -63,7 +73,7 @@ async fn round(
     reap: bool,
 ) -> Result<Option<Duration>, QueueError> {
     let kinds = supervisor.queue.kinds().await?;
-    supervisor.kinds.set(kinds.iter().cloned().collect());
+    supervisor.kinds.set(supervisor.queue.served(kinds.clone()).await?.into_iter().collect());
     if reap {
         for reaped in supervisor.queue.reap(&kinds, observer).await? {
             tracing::warn!(job = %reaped.job_id, worker = %reaped.worker, status = %reaped.status, "its runner gave no sign of life");

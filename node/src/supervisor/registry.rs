@@ -81,9 +81,10 @@ impl Supervisor {
         Ok(runners)
     }
 
-    /// The runner kinds that have registered, from Redis.
+    /// The runner kinds that have registered and were not removed, from Redis.
     pub(super) async fn kinds_now(&self) -> Result<Vec<RunnerKind>, RpcError> {
-        let kinds: BTreeSet<RunnerKind> = self.gate.pass(self.queue.kinds().await)?.into_iter().collect();
+        let kinds = self.gate.pass(self.queue.kinds().await)?;
+        let kinds: BTreeSet<RunnerKind> = self.gate.pass(self.queue.served(kinds).await)?.into_iter().collect();
         self.kinds.set(kinds.clone());
         Ok(kinds.into_iter().collect())
     }
@@ -193,7 +194,11 @@ impl Supervisor {
         let by_hand = self.store.unregister(&runner.name).await.map_err(|error| self.trouble(&error))?;
         let name = runner.worker.as_ref().unwrap_or(&runner.name);
         let removed = by_hand || self.gate.pass(self.queue.remove_runner(name).await)? > 0;
-        tracing::info!(runner = %runner.name, by = ?caller.peer, "removed");
+        // The last of its kind takes the kind with it: jobs of it are refused from now on, rather than left to wait.
+        let by_hand = self.store.registered().await.map_err(|error| self.trouble(&error))?;
+        let is_last = !by_hand.iter().any(|(_, kind)| *kind == runner.runner)
+            && self.gate.pass(self.queue.remove_kind(&runner.runner).await)?;
+        tracing::info!(runner = %runner.name, kind = %runner.runner, is_last, by = ?caller.peer, "removed");
         self.kinds_now().await?;
         Ok(Removed { runner, removed })
     }

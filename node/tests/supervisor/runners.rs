@@ -67,6 +67,11 @@ async fn a_kind_can_be_announced_before_its_runner_starts() {
     let removed = place.call::<RemoveRunner>(&place.operator, named("soon")).await.unwrap();
     assert!(removed.removed);
     is(&place.refused::<GetRunner>(&place.alice, named("soon")).await, ErrorKind::UnknownRunner);
+    // The last runner of a kind takes it along; one that comes brings it back, and finds what had been accepted.
+    let late = place.sign(&place.alice, vec![spec("late")]);
+    is(&place.create(&late).await.unwrap_err(), ErrorKind::UnknownRunner);
+    let _worker = place.work("fake").await;
+    eventually("jobs are accepted again", async || place.create(&late).await.ok().map(drop)).await;
 }
 
 #[tokio::test]

@@ -20,13 +20,15 @@
 //! | `:workers` | set | ids of workers |
 //! | `:worker:<id>` | hash | facts about a worker and `beat`, its heartbeat counter |
 //!
-//! Outside of any kind: `horus:kinds` (set of runner kinds), and the pub/sub channels `horus:finished` (`<runner> <id> <id>...`) and
+//! Outside of any kind: `horus:kinds` (set of runner kinds), `horus:kinds:removed` (those whose last runner was removed), and the pub/sub channels `horus:finished` (`<runner> <id> <id>...`) and
 //! `horus:{<runner>}:cancel` (`<id> <id>...`).
 
 use horus_keys::{Digest, RunnerKind};
 
 /// Set of all runner kinds that have, or had, a queue here.
 pub(crate) const KINDS: &str = "horus:kinds";
+/// Those of them whose last runner was removed: jobs of these are accepted no more, until a runner comes.
+pub(crate) const REMOVED: &str = "horus:kinds:removed";
 /// Channel that tells which jobs finished.
 pub(crate) const FINISHED: &str = "horus:finished";
 

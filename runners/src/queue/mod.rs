@@ -149,7 +149,8 @@ impl Queue {
                 "the server is Redis {version}: Horus needs Redis 7.0 or newer, or Valkey"
             )));
         }
-        Ok(())
+        // One that still loads its data says what it is, but answers nothing else.
+        self.ping().await
     }
 
     /// The runner kinds that have, or had, jobs or workers here.
@@ -157,7 +158,21 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn kinds(&self) -> Result<Vec<RunnerKind>, QueueError> {
-        let names: Vec<String> = self.connection.link().query(redis::cmd("SMEMBERS").arg(keys::KINDS)).await?;
+        self.kinds_in(keys::KINDS).await
+    }
+
+    /// Of these kinds those that are served: all but those whose last runner was removed.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`]
+    pub async fn served(&self, mut kinds: Vec<RunnerKind>) -> Result<Vec<RunnerKind>, QueueError> {
+        let removed = self.kinds_in(keys::REMOVED).await?;
+        kinds.retain(|kind| !removed.contains(kind));
+        Ok(kinds)
+    }
+
+    async fn kinds_in(&self, set: &str) -> Result<Vec<RunnerKind>, QueueError> {
+        let names: Vec<String> = self.connection.link().query(redis::cmd("SMEMBERS").arg(set)).await?;
         let mut kinds: Vec<RunnerKind> = names.iter().filter_map(|name| name.parse().ok()).collect();
         kinds.sort();
         Ok(kinds)
@@ -168,15 +183,20 @@ impl Queue {
         if self.kinds.lock().expect("no code panics while it holds this lock").contains(kind) {
             return Ok(());
         }
-        self.announce_kind(kind).await?;
+        self.enter_kind("SADD", keys::KINDS, kind).await?;
         self.kinds.lock().expect("no code panics while it holds this lock").insert(kind.clone());
         Ok(())
     }
 
     /// Enters a kind in the set of kinds. Workers do it again and again, since the data of a Redis can get lost.
     async fn announce_kind(&self, kind: &RunnerKind) -> Result<(), QueueError> {
-        let mut add: Cmd = redis::cmd("SADD");
-        add.arg(keys::KINDS).arg(kind.as_str());
-        self.connection.link().query::<i64>(&add).await.map(drop)
+        self.enter_kind("SADD", keys::KINDS, kind).await?;
+        self.enter_kind("SREM", keys::REMOVED, kind).await
+    }
+
+    async fn enter_kind(&self, how: &str, set: &str, kind: &RunnerKind) -> Result<(), QueueError> {
+        let mut change: Cmd = redis::cmd(how);
+        change.arg(set).arg(kind.as_str());
+        self.connection.link().query::<i64>(&change).await.map(drop)
     }
 }

@@ -90,7 +90,20 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn register_kind(&self, kind: &RunnerKind) -> Result<(), QueueError> {
-        self.remember_kind(kind).await
+        self.announce_kind(kind).await
+    }
+
+    /// Takes a kind back that no worker serves any more: it is not among the [`Queue::served`] until a worker comes, or it is
+    /// registered again. What is left of its jobs ends, expires and is forgotten as before. False if it has workers.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`]
+    pub async fn remove_kind(&self, kind: &RunnerKind) -> Result<bool, QueueError> {
+        if !self.runners_of(kind).await?.is_empty() {
+            return Ok(false);
+        }
+        self.enter_kind("SADD", keys::REMOVED, kind).await?;
+        Ok(true)
     }
 
     /// How many jobs of a kind wait, due and delayed ones, and how many are claimed or running.
