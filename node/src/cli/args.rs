@@ -223,6 +223,9 @@ pub struct CoordinatorArgs {
     /// A supervisor to send steps to; several may be given
     #[arg(long, value_name = "ADDRESS", env = "HORUS_SUPERVISOR", value_delimiter = ',')]
     pub supervisor: Vec<String>,
+    /// Forget ended workflows, their outputs and receipts after this long; that their ids are taken, after `run_until`
+    #[arg(long, default_value = "7d", value_name = "DURATION", value_parser = super::parse_duration)]
+    pub retention: std::time::Duration,
     /// What every role takes.
     #[command(flatten)]
     pub role: RoleArgs,
@@ -382,6 +385,9 @@ pub struct UpArgs {
     /// Give a runner's jobs up when its heartbeat has stood still for this long
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = super::parse_duration)]
     pub lease: std::time::Duration,
+    /// Forget finished jobs and ended workflows, with their outputs and logs, after this long
+    #[arg(long, default_value = "7d", value_name = "DURATION", value_parser = super::parse_duration)]
+    pub retention: std::time::Duration,
     /// What to log
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log: String,

@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -32,6 +33,8 @@ use crate::{
 
 /// Jobs that an osiris runner executes at a time by default.
 const OSIRIS_CONCURRENCY: u32 = 16;
+/// How long a role may still take that must stop at once.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
     start_logging(&args.log, LogFormat::Text).map_err(Failure::usage)?;
@@ -56,6 +59,7 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
         concurrency: args.concurrency,
         max_queue: args.max_queue,
         lease: args.lease,
+        retention: args.retention,
         log: args.log,
         grace: args.grace,
         json: args.json,
@@ -90,7 +94,7 @@ pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
     let supervisors = addresses("--supervisor", &args.supervisor)?;
     let client = client_options(&args.serve);
     serve(Role::Coordinator, &args.role, &args.serve, args.port, |common| async move {
-        let config = CoordinatorConfig { supervisors, client, ..CoordinatorConfig::default() };
+        let config = CoordinatorConfig { supervisors, client, retention: args.retention };
         let running = coordinator::start(common, config).await?;
         running.stopped().await;
         Ok(())
@@ -129,11 +133,18 @@ where
         let work = start(common);
         tokio::pin!(work);
         // Draining has a bound; what is not finished then is left as a crash would leave it, which loses nothing.
+        let told_again = async {
+            tokio::select! {
+                () = shutdown.stopped() => {}
+                () = async { shutdown.draining().await; tokio::time::sleep(role.grace).await } => {}
+            }
+        };
         tokio::select! {
             outcome = &mut work => outcome,
-            () = async { shutdown.draining().await; tokio::time::sleep(role.grace).await } => {
+            () = told_again => {
                 shutdown.stop();
-                work.await
+                // It may be waiting for a Redis that hangs.
+                tokio::time::timeout(LAST_WORDS, work).await.unwrap_or(Ok(()))
             }
         }
     })?;

@@ -269,9 +269,10 @@ impl Driver {
         let run_until = self.live.signed.submission.run_until;
         // Its id stays taken until nothing that was signed for it can run any more.
         let remembered = run_until.since(Timestamp::now()) + Duration::from_secs(3600);
-        let keep = self.shared.retention.max(remembered.min(limits::RUN_UNTIL_AHEAD * 2));
+        let remembered = remembered.min(limits::RUN_UNTIL_AHEAD * 2);
+        let keep = self.shared.retention;
         let (store, id) = (&self.shared.store, &self.live.id);
-        self.patiently(|| store.expire(id, keep)).await?;
+        self.patiently(|| store.expire(id, keep, remembered)).await?;
         self.patiently(|| store.request_done(id)).await?;
         self.patiently(|| store.note_ended(id)).await
     }

@@ -204,7 +204,7 @@ impl Coordinator {
     async fn read(&self, id: &WorkflowId) -> Result<Arc<Live>, RpcError> {
         let shared = &self.shared;
         shared.check_redis()?;
-        let meta = shared.store.meta(id).await.map_err(|error| shared.as_rpc(&error))?;
+        let meta = shared.store.kept(id).await.map_err(|error| shared.as_rpc(&error))?;
         let Some(meta) = meta else { return Err(no_workflow(id)) };
         let known = {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);

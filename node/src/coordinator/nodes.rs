@@ -25,7 +25,8 @@ pub(super) struct Announced {
     pub(super) certificate: Option<Envelope>,
 }
 
-/// Takes up the supervisors that had announced themselves before this coordinator was started.
+/// Takes up the supervisors that announced themselves before this coordinator was started, or to another one on its Redis, and
+/// forgets those whose announcements have expired.
 pub(super) async fn recall(shared: &Shared) {
     let kept = match shared.store.announcements().await {
         Ok(kept) => kept,

@@ -93,7 +93,7 @@ impl Coordinator {
             let ids = shared.store.listed(of, after.as_ref(), limit).await.map_err(as_rpc)?;
             more = ids.len() == limit;
             looked_at += ids.len();
-            let metas = ids.iter().map(|(id, _)| shared.store.meta(id));
+            let metas = ids.iter().map(|(id, _)| shared.store.kept(id));
             let metas = futures::future::try_join_all(metas).await.map_err(as_rpc)?;
             for ((id, at), meta) in ids.into_iter().zip(metas) {
                 if workflows.len() == limit {

@@ -140,12 +140,19 @@ async fn poll(supervisor: Arc<Supervisor>, watches: Vec<Watch>, wait: Duration) 
     };
     let call = supervisor.client.call_with_timeout::<WaitJobs>(&params, wait + SLACK);
     tokio::pin!(call);
-    // A connection can die without a word: once the supervisor counts as lost, the poll is made anew.
+    // A connection can die without a word: once the supervisor counts as lost, or answers again after it had been silent, the
+    // poll is made anew.
+    let silences = supervisor.silences();
     let result = loop {
         tokio::select! {
             result = &mut call => break result,
-            () = tokio::time::sleep(TICK) => if supervisor.is_lost() {
-                break Err(RpcError::new(ErrorKind::PeerUnreachable, "the supervisor does not answer any more"));
+            () = tokio::time::sleep(TICK) => {
+                if supervisor.is_lost() {
+                    break Err(RpcError::new(ErrorKind::PeerUnreachable, "the supervisor does not answer any more"));
+                }
+                if supervisor.silences() != silences && !supervisor.is_silent() {
+                    break Ok(WaitedJobs { pending: params.job_ids.clone(), ..WaitedJobs::default() });
+                }
             }
         }
     };

@@ -16,6 +16,7 @@ use super::Shared;
 use super::arrival::Message;
 use super::driver::Driver;
 use super::live::{Live, fits};
+use super::nodes;
 use super::store::{Meta, StoreError};
 
 /// How often the own counter grows, and others' are looked at.
@@ -24,10 +25,12 @@ const BEAT: Duration = Duration::from_secs(1);
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// After how long a counter that stands still is taken out.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// How long signing off may take.
+const SIGN_OFF: Duration = Duration::from_secs(1);
 /// How long the owner of a workflow is believed to be the same.
 const OWNERS_FOR: Duration = Duration::from_secs(20);
-/// How often lists are cleaned of what has expired.
-const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How often lists are cleaned of what has expired, at most and at least.
+const CLEAN_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Ids that are cleaned at a time.
 const CLEAN_AT_ONCE: usize = 200;
 /// For how long an id without a workflow, or an own workflow without a driver, may still be one that is being submitted.
@@ -100,13 +103,21 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             () = shared.shutdown.draining() => break,
             _ = ticks.tick() => {}
         }
-        if let Err(error) = watchman.round().await {
-            shared.redis_trouble(&error);
+        // A round may wait for Redis: stopping must not. What it has begun, the next owner of that workflow takes up.
+        tokio::select! {
+            () = shared.shutdown.draining() => break,
+            done = watchman.round() => {
+                if let Err(error) = done {
+                    shared.redis_trouble(&error);
+                }
+            }
         }
     }
     // Others need not wait until this one is dead to them.
-    if let Err(error) = shared.store.forget(&shared.instance).await {
-        tracing::debug!(%error, "could not sign off");
+    match tokio::time::timeout(SIGN_OFF, shared.store.forget(&shared.instance)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "could not sign off"),
+        Err(_) => tracing::debug!("could not sign off: Redis does not answer"),
     }
 }
 
@@ -122,7 +133,7 @@ impl Watchman {
             }
         }
         self.look_at_workflows().await?;
-        if self.cleaned.elapsed() >= CLEAN_EVERY {
+        if self.cleaned.elapsed() >= (shared.retention / 4).clamp(CLEAN_EVERY.0, CLEAN_EVERY.1) {
             self.cleaned = Instant::now();
             self.clean().await?;
         }
@@ -150,10 +161,8 @@ impl Watchman {
 
     /// Whether nobody drives the workflows of that coordinator any more.
     fn is_dead(&self, instance: &str) -> bool {
-        // An earlier process with the same key: two at a time are not meant to be, and the older one is fenced.
-        let mine =
-            instance != self.shared.instance && instance.split('/').next() == self.shared.instance.split('/').next();
-        mine || self.seen.get(instance).is_none_or(|seen| seen.still >= DEAD_AFTER)
+        // An earlier process with the same key is none but another coordinator: it may be running still.
+        self.seen.get(instance).is_none_or(|seen| seen.still >= DEAD_AFTER)
     }
 
     async fn look_at_workflows(&mut self) -> Result<(), StoreError> {
@@ -201,7 +210,7 @@ impl Watchman {
         }
     }
 
-    /// Takes ids whose workflows have expired out of the lists.
+    /// Forgets what has had its time: ids of workflows that have expired, requests that came too late, old announcements.
     async fn clean(&self) -> Result<(), StoreError> {
         let store = &self.shared.store;
         let before = Timestamp::now().saturating_sub(BEING_SUBMITTED);
@@ -209,16 +218,27 @@ impl Watchman {
             let oldest = store.oldest(CLEAN_AT_ONCE).await?;
             let mut gone = Vec::new();
             for id in &oldest {
-                if store.meta(id).await?.is_none() {
-                    gone.push(id.clone());
+                if store.kept(id).await?.is_some() {
+                    continue;
                 }
+                if let Some(meta) = store.meta(id).await? {
+                    store.list_out(Some(&meta.submitter), std::slice::from_ref(id)).await?;
+                }
+                gone.push(id.clone());
             }
             store.list_out(None, &gone).await?;
             if gone.len() < CLEAN_AT_ONCE {
                 break;
             }
         }
-        store.trim_lists(before).await
+        store.trim_lists(before).await?;
+        for (id, _) in store.requests().await? {
+            if store.meta(&id).await?.is_none_or(|meta| meta.status.is_final()) {
+                store.request_done(&id).await?;
+            }
+        }
+        nodes::recall(&self.shared).await;
+        Ok(())
     }
 }
 

@@ -17,8 +17,8 @@ pub const WITH_PARENT: &str = "__with-parent";
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A child that has lived this long starts its back-off afresh.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// A child that has lived this long starts its back-off afresh: what killed it was not its start.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 /// So many starts in vain before everything answered for the first time mean that it will never start.
 const HOPELESS_STARTS: u32 = 4;
 
@@ -62,8 +62,8 @@ impl Children {
         futures::future::join_all(self.0.iter_mut().map(Child::keep_alive)).await;
     }
 
-    /// Sends SIGTERM, waits for `patience`, then SIGKILL; `kill` cuts the patience short.
-    pub(super) async fn stop(&mut self, patience: Duration, kill: &CancellationToken) {
+    /// Sends SIGTERM, waits for `patience`, then SIGKILL; `kill` leaves `last_words` of the patience.
+    pub(super) async fn stop(&mut self, patience: Duration, kill: &CancellationToken, last_words: Duration) {
         for child in &self.0 {
             child.signal(Signal::SIGTERM);
         }
@@ -71,7 +71,9 @@ impl Children {
         tokio::select! {
             _ = all_gone => return,
             () = tokio::time::sleep(patience) => warn!("not all processes stopped in time: killing them"),
-            () = kill.cancelled() => warn!("second signal: killing what is left"),
+            () = async { kill.cancelled().await; tokio::time::sleep(last_words).await } => {
+                warn!("second signal: killing what is left");
+            }
         }
         for child in &self.0 {
             child.signal(Signal::SIGKILL);

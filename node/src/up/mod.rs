@@ -49,6 +49,8 @@ pub struct UpConfig {
     pub max_queue: u64,
     /// After how long without a sign of life a runner has lost its jobs.
     pub lease: Duration,
+    /// How long finished jobs and ended workflows are kept.
+    pub retention: Duration,
     /// Log filter of every role.
     pub log: String,
     /// How long stopping may take.
@@ -102,8 +104,9 @@ pub async fn run(config: UpConfig) -> Result<()> {
         failed = children::first_hopeless(&mut roles) => Err(failed),
         () = stop.cancelled() => Ok(()),
     };
-    roles.stop(config.grace + Duration::from_secs(2), &kill).await;
-    redis.stop(Duration::from_secs(10), &kill).await;
+    roles.stop(config.grace + Duration::from_secs(2), &kill, Duration::ZERO).await;
+    // Redis alone has something to write down: killed in the middle it may lose its last second.
+    redis.stop(Duration::from_secs(10), &kill, Duration::from_secs(2)).await;
     outcome
 }
 
@@ -166,6 +169,7 @@ fn role_specs(
     };
     let supervisor_id = setup.peer_id("supervisor");
     let lease = horus_keys::duration::format(config.lease);
+    let retention = horus_keys::duration::format(config.retention);
     let mesh = mesh_args(config, setup);
     let supervisor = [
         "supervisor",
@@ -175,6 +179,8 @@ fn role_specs(
         &config.max_queue.to_string(),
         "--lease",
         &lease,
+        "--retention",
+        &retention,
     ];
     let mut supervisor = supervisor.map(str::to_owned).to_vec();
     supervisor.extend(mesh.iter().cloned());
@@ -214,6 +220,8 @@ fn role_specs(
         coordinator_port.to_string(),
         "--supervisor".to_owned(),
         format!("http://127.0.0.1:{supervisor_port}#{supervisor_id}"),
+        "--retention".to_owned(),
+        retention,
     ];
     coordinator.extend(mesh);
     specs.push(common("coordinator", coordinator));

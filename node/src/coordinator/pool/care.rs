@@ -13,7 +13,7 @@ use crate::api::supervisor::{ListRunners, ListRunnersParams, RunnerState};
 /// How often a supervisor that is well and idle is looked at. Over messages every look costs two of them.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often one that has steps is, over HTTP. Over messages the long poll for the steps has to do.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(2);
 /// The first pause after a failure, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Looks that were asked for are at least so far apart.
@@ -49,8 +49,7 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
                     }
                     pool.note_change();
                 }
-                let by_http = matches!(supervisor.client.address(), Address::Http { .. });
-                if by_http && supervisor.outstanding() > 0 { BUSY } else { IDLE }
+                IDLE
             }
             Err(error) => {
                 if failures == 0 {
@@ -61,12 +60,25 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
                 PAUSES.1.min(PAUSES.0 * 2_u32.saturating_pow(failures - 1))
             }
         };
-        let until = tokio::time::Instant::now() + pause;
         let soonest = tokio::time::Instant::now() + AT_MOST_EVERY.min(pause);
         tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
+            () = next_look(&supervisor, pause) => {}
             () = supervisor.look.notified() => tokio::time::sleep_until(soonest).await,
             () = pool.shutdown.stopped() => return,
+        }
+    }
+}
+
+/// Waits until it is time for the next look: after the pause, or earlier if the supervisor is given steps meanwhile. One that was
+/// idle when it fell silent must not be missed a minute later only.
+async fn next_look(supervisor: &Supervisor, pause: Duration) {
+    let by_http = matches!(supervisor.client.address(), Address::Http { .. });
+    let until = tokio::time::Instant::now() + pause;
+    loop {
+        let at = until.min(tokio::time::Instant::now() + BUSY);
+        tokio::time::sleep_until(at).await;
+        if at == until || (by_http && supervisor.outstanding() > 0) {
+            return;
         }
     }
 }

@@ -43,6 +43,8 @@ struct Known {
     latency: Option<Duration>,
     /// Since when every call failed; `None` while it answers.
     silent_since: Option<Instant>,
+    /// How often it fell silent.
+    silences: u64,
     /// Whether it ever answered.
     met: bool,
     /// Why it gets no steps although it answers.
@@ -120,6 +122,16 @@ impl Supervisor {
         self.read().silent_since.is_some_and(|since| since.elapsed() >= SILENCE)
     }
 
+    /// Whether the latest call was not answered.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.read().silent_since.is_some()
+    }
+
+    /// How often it has fallen silent.
+    pub(crate) fn silences(&self) -> u64 {
+        self.read().silences
+    }
+
     /// Whether its announcement has run out. Those given by flag have none.
     pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
         !self.given && self.read().expires_at.is_some_and(|at| at < now)
@@ -164,6 +176,7 @@ impl Supervisor {
         known.error = Some(error.to_string());
         if known.silent_since.is_none() {
             known.silent_since = Some(Instant::now());
+            known.silences += 1;
             drop(known);
             self.look.notify_one();
         }

@@ -2,7 +2,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `horus:wf:{ID}:meta` | hash: digest, submitter, name, times, status, number of steps, sequence; `owner` and `epoch`: who may write |
+//! | `horus:wf:{ID}:meta` | hash: digest, submitter, name, times, status, number of steps, sequence; `owner` and `epoch`: who may write; all that is left after retention, until nothing signed under the id can run |
 //! | `horus:wf:{ID}:envelope` | the signed workflow |
 //! | `horus:wf:{ID}:journal` | list of records since the snapshot |
 //! | `horus:wf:{ID}:snapshot` | the state that they follow |

@@ -141,16 +141,28 @@ impl Store {
         understand(id, &answer)
     }
 
-    /// Lets a workflow's keys expire.
-    pub(crate) async fn expire(&self, id: &WorkflowId, after: Duration) -> Result<(), StoreError> {
-        let millis = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+    /// Lets a workflow's keys expire: what it was and did after `keep`, that its id is taken after `remember`, if that is later.
+    pub(crate) async fn expire(&self, id: &WorkflowId, keep: Duration, remember: Duration) -> Result<(), StoreError> {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let mut pipe = redis::pipe();
         pipe.atomic();
-        for part in ["meta", "envelope", "snapshot", "outputs", "receipts"] {
-            pipe.pexpire(key(id, part), millis).ignore();
+        for part in ["envelope", "snapshot", "outputs", "receipts"] {
+            pipe.pexpire(key(id, part), millis(keep)).ignore();
         }
+        pipe.pexpire(key(id, "meta"), millis(keep.max(remember))).ignore();
         pipe.query_async::<()>(&mut self.link.clone()).await?;
         Ok(())
+    }
+
+    /// A workflow's short description, unless all that is left of it is that its id is taken.
+    pub(crate) async fn kept(&self, id: &WorkflowId) -> Result<Option<Meta>, StoreError> {
+        let (meta, is_kept): (HashMap<String, String>, bool) = redis::pipe()
+            .atomic()
+            .hgetall(key(id, "meta"))
+            .exists(key(id, "envelope"))
+            .query_async(&mut self.link.clone())
+            .await?;
+        if is_kept { read_meta(id, &meta) } else { Ok(None) }
     }
 
     /// Whether a workflow is to be forgotten after some time.
