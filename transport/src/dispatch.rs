@@ -136,9 +136,11 @@ impl Dispatcher {
         let inner = Arc::clone(&self.0);
         let (number, nonce) = signed.nonce;
         let key: CallKey = (signed.caller, number, signed.body);
+        // A long poll changes nothing: to make it again harms nobody, and it need not wait for its nonce to be kept.
+        let harmless = calls.iter().all(|call| call.long_poll);
         let joined = self.0.replays.join(key, move |nonce_taken| {
             async move {
-                if !nonce_taken.load(Ordering::Acquire) {
+                if !harmless && !nonce_taken.load(Ordering::Acquire) {
                     let ttl = CallClaims::NONCE_LIFETIME;
                     let fresh = inner.security.nonces.remember(signed.caller, &nonce, ttl).await;
                     let refused = match fresh {

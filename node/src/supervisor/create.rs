@@ -145,8 +145,11 @@ impl Supervisor {
             self.gate.pass(self.queue.check(&jobs).await)?;
         }
         let (workflows, receipts) = documents.envelopes();
+        // Before they are there: whoever waits for them must not miss their end.
+        let expected = self.waiters.expect(jobs.iter().map(|job| job.id.clone()).collect());
         let pushed = self.queue.push(&jobs, &batch.envelope, &workflows, &receipts).await;
         let pushed = self.gate.pass(pushed)?;
+        expected.queued(pushed.iter().map(|pushed| pushed.created));
         for job in &jobs {
             // Also if it was there already: whoever delegated it, the workflow names the same coordinators.
             self.owners.insert(&job.id, Owner::from(job));

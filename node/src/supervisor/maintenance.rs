@@ -98,7 +98,7 @@ pub(super) async fn pass_hints(supervisor: Arc<Supervisor>, mut events: Finished
             () = supervisor.shutdown.stopped() => return,
         };
         match event {
-            FinishedEvent::Finished(jobs) => supervisor.waiters.hint(&jobs),
+            FinishedEvent::Finished(ended) => supervisor.waiters.ended(&ended),
             FinishedEvent::Resync => supervisor.waiters.look_again(),
         }
     }

@@ -41,7 +41,7 @@ impl Supervisor {
         self.require_visible(sight, &ids).await?;
 
         let mut answer = Answer::new(params.share_receipts);
-        let mut look: Vec<JobId> = ids.clone();
+        let mut look: Vec<JobId> = wait.unknown().to_vec();
         loop {
             self.collect(&mut answer, look).await?;
             let satisfied = if params.any { !answer.ended.is_empty() } else { answer.ended.len() == ids.len() };
@@ -50,7 +50,10 @@ impl Supervisor {
                 return Ok(answer.finish(&ids));
             }
             look = tokio::select! {
-                hints = wait.hinted() => if hints.all { ids.clone() } else { hints.jobs },
+                hints = wait.hinted() => {
+                    hints.results.into_iter().for_each(|result| answer.take(wire::result(result)));
+                    if hints.all { ids.clone() } else { hints.jobs }
+                }
                 () = tokio::time::sleep_until(deadline.min(now + LOOK_AGAIN)) => ids.clone(),
                 () = self.shutdown.draining() => ids.clone(),
             };

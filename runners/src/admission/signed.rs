@@ -237,6 +237,13 @@ fn inputs(submission: &WorkflowSubmission, definition: &Definition) -> Result<St
 }
 
 impl SignedReceipts {
+    /// Receipts that this process has just signed itself: there is nothing to verify.
+    pub(crate) fn own(envelope: &Envelope, signer: PeerId, batch: ReceiptBatch) -> Self {
+        let ReceiptBatch { receipts, certificates } = batch;
+        let (digest, envelope) = (envelope.digest(), envelope.clone());
+        Self { digest, signer, receipts, certificates, envelope, accepted: Accepted::default() }
+    }
+
     pub(super) fn verify(envelope: &Envelope) -> Result<Self, Refusal> {
         let (signer, payload) = open(envelope, PayloadType::Receipts, limits::RECEIPTS_BYTES)?;
         let ReceiptBatch { receipts, certificates: list } = read(payload, PayloadType::Receipts)?;

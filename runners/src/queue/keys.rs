@@ -20,7 +20,8 @@
 //! | `:workers` | set | ids of workers |
 //! | `:worker:<id>` | hash | facts about a worker and `beat`, its heartbeat counter |
 //!
-//! Outside of any kind: `horus:kinds` (set of runner kinds), `horus:kinds:removed` (those whose last runner was removed), and the pub/sub channels `horus:finished` (`<runner> <id> <id>...`) and
+//! Outside of any kind: `horus:kinds` (set of runner kinds), `horus:kinds:removed` (those whose last runner was removed), and the
+//! pub/sub channels `horus:finished` (`<runner> <id> <id>...`, and after a line end the results, if they are short: see `events`) and
 //! `horus:{<runner>}:cancel` (`<id> <id>...`).
 
 use horus_keys::{Digest, RunnerKind};

@@ -50,15 +50,19 @@ pub struct Claimed {
     pub index: u32,
     /// How often the job was started before.
     pub attempt: u32,
+    /// Whether it is marked as running already, because it is idempotent.
+    pub running: bool,
     /// It is not started after.
     pub run_until: Timestamp,
 }
 
 /// What a claim gave.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Claim {
     /// Jobs that are pending still.
     pub pending: u64,
+    /// Redis' time: when the jobs that are marked as running were.
+    pub at: Timestamp,
     /// The jobs, most urgent first.
     pub jobs: Vec<Claimed>,
     /// Batches and other documents that the jobs need and the worker did not say it had.
@@ -95,8 +99,8 @@ pub enum Beat {
     Gone,
 }
 
-/// A claim's reply: pending, rows, documents.
-type ClaimReply = (u64, Vec<(String, u64, String, u32, u32, i64)>, Vec<String>);
+/// A claim's reply: pending, now, rows, documents.
+type ClaimReply = (u64, i64, Vec<(String, u64, String, u32, u32, i64, bool)>, Vec<String>);
 
 impl Lease {
     /// Enters the register.
@@ -143,21 +147,27 @@ impl Lease {
         &self.options.kind
     }
 
-    /// Takes up to `want` jobs. `has` names the documents that need not be sent.
-    pub(crate) async fn claim(&self, want: usize, has: &[Document]) -> Result<Claim, QueueError> {
+    /// Takes up to `want` jobs. `has` names the documents that need not be sent. Jobs that are declared idempotent, or all if they are so
+    /// by nature, are marked as running.
+    pub(crate) async fn claim(&self, want: usize, by_nature: bool, has: &[Document]) -> Result<Claim, QueueError> {
         let mut args = Args::new();
-        args.push(&self.worker).number(want);
+        args.push(&self.worker).number(want).flag(by_nature);
         for document in has {
             args.push(&document.name());
         }
-        let (pending, rows, documents): ClaimReply =
+        let (pending, now, rows, documents): ClaimReply =
             self.queue.connection.run(&scripts::CLAIM, &self.base, &args).await?;
-        let mut claim = Claim { pending, ..Claim::default() };
-        for (id, token, batch, index, attempt, run_until) in rows {
+        let mut claim = Claim {
+            pending,
+            at: Timestamp::from_millis(now),
+            jobs: Vec::with_capacity(rows.len()),
+            documents: Vec::new(),
+        };
+        for (id, token, batch, index, attempt, run_until, running) in rows {
             let id = LocalId::new(&id).map_err(QueueError::corrupt)?;
             let batch = keys::digest_of_hex(&batch).ok_or_else(|| QueueError::corrupt("the digest of a batch"))?;
             let run_until = Timestamp::from_millis(run_until);
-            claim.jobs.push(Claimed { id, token, batch, index, attempt, run_until });
+            claim.jobs.push(Claimed { id, token, batch, index, attempt, running, run_until });
         }
         for pair in documents.as_chunks::<2>().0 {
             if let Some(name) = Document::parse(&pair[0]) {
@@ -167,12 +177,12 @@ impl Lease {
         Ok(claim)
     }
 
-    /// Takes up to `want` jobs, with the batches they came in.
+    /// Takes up to `want` jobs, with the batches they came in. Those that are declared idempotent are marked as running.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`]; jobs may be claimed all the same, see [`Lease::recover`].
     pub async fn claim_jobs(&self, want: usize) -> Result<Claim, QueueError> {
-        self.claim(want, &[]).await
+        self.claim(want, false, &[]).await
     }
 
     /// Marks jobs as running. Gives Redis' time, and per job how often it was started, this time included: 0 if it is no longer the

@@ -35,7 +35,7 @@ use redis::Cmd;
 
 pub use doctor::Finding;
 pub use error::QueueError;
-pub use events::{FinishedEvent, FinishedEvents};
+pub use events::{Finished, FinishedEvent, FinishedEvents};
 pub use lease::{Beat, Claim, Claimed, Finish, Lease, LeaseOptions};
 pub use logs::log_cursor_is_valid;
 pub use observer::LeaseObserver;

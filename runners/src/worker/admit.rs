@@ -11,12 +11,14 @@ use lru::LruCache;
 
 use crate::{
     admission::{Admission, Audience, Refusal, RefusalKind, SignedBatch, SignedReceipts, SignedWorkflow, Verifier},
-    job::{Job, JobId, JobSpec, ReceiptRef},
+    job::{Job, JobId, JobSpec, ReceiptBatch, ReceiptRef},
     queue::{Claimed, Document},
 };
 
 /// How many documents a claim names, so that Redis does not send them again.
 const NAMED: NonZeroUsize = NonZeroUsize::new(24).expect("it is not zero");
+/// Of how many batches of receipts that it signed lately a worker knows what they say, and of how many receipts in each.
+const OWN: (NonZeroUsize, usize) = (NonZeroUsize::new(16).expect("it is not zero"), 8);
 
 /// Turns claimed jobs into jobs that may be executed.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ struct Inner {
     supervisors: Vec<PeerId>,
     /// Documents that admission relied on lately: the verifier remembers them.
     lately: Mutex<LruCache<Document, ()>>,
+    /// Receipts of steps that this worker has just executed: the steps after them often come back to it.
+    own: Mutex<LruCache<Digest, Arc<SignedReceipts>>>,
 }
 
 /// What became of a claimed job at the gate.
@@ -103,7 +107,18 @@ impl Documents {
 
 impl Gate {
     pub(crate) fn new(verifier: Verifier, kind: RunnerKind, supervisors: Vec<PeerId>) -> Self {
-        Self(Arc::new(Inner { verifier, kind, supervisors, lately: Mutex::new(LruCache::new(NAMED)) }))
+        let (lately, own) = (Mutex::new(LruCache::new(NAMED)), Mutex::new(LruCache::new(OWN.0)));
+        Self(Arc::new(Inner { verifier, kind, supervisors, lately, own }))
+    }
+
+    /// Takes note of receipts that this worker has signed.
+    pub(crate) fn signed(&self, envelope: &Envelope, signer: PeerId, batch: ReceiptBatch) {
+        if batch.receipts.len() > OWN.1 || batch.receipts.iter().all(|receipt| receipt.workflow.is_none()) {
+            return;
+        }
+        let receipts = Arc::new(SignedReceipts::own(envelope, signer, batch));
+        self.lately().put(Document::Receipts(receipts.digest), ());
+        self.own().put(receipts.digest, receipts);
     }
 
     /// The documents that were used last.
@@ -114,6 +129,11 @@ impl Gate {
     /// The cache is whole after every statement, so a panic elsewhere while it was locked does no harm.
     fn lately(&self) -> MutexGuard<'_, LruCache<Document, ()>> {
         self.0.lately.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::lately`].
+    fn own(&self) -> MutexGuard<'_, LruCache<Digest, Arc<SignedReceipts>>> {
+        self.0.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks claimed jobs. `sent` came with the claim, or was fetched.
@@ -187,7 +207,8 @@ impl Gate {
     }
 
     fn receipts(&self, digest: &Digest, documents: &Documents) -> Option<Arc<SignedReceipts>> {
-        documents.receipts.get(digest).cloned().or_else(|| self.0.verifier.known_receipts(digest))
+        let known = documents.receipts.get(digest).cloned().or_else(|| self.0.verifier.known_receipts(digest));
+        known.or_else(|| self.own().get(digest).cloned())
     }
 
     /// Documents that a job refers to and that are not at hand, but may be in Redis.

@@ -103,7 +103,8 @@ impl<E: Executor> Claimer<E> {
             }
         }
         // If the reply is lost, jobs may have been claimed of which we do not know.
-        self.lease.claim(want, &self.gate.known()).await.inspect_err(|_| self.held.set_uncertain(true))
+        let (by_nature, known) = (self.executor.idempotent(), self.gate.known());
+        self.lease.claim(want, by_nature, &known).await.inspect_err(|_| self.held.set_uncertain(true))
     }
 
     /// Runs a task that is responsible for jobs. Should it panic, they are let go of.
@@ -157,6 +158,11 @@ impl<E: Executor> Claimer<E> {
         if !unclear.is_empty() {
             let why = format!("worker {} could not verify the job", self.lease.worker());
             self.release(&unclear, &why).await;
+        }
+        let (running, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|ready| ready.claimed.running);
+        for ready in running {
+            let attempt = ready.claimed.attempt + 1;
+            self.launch(ready, attempt, claim.at);
         }
         if !ready.is_empty() {
             self.start(ready).await;
@@ -246,7 +252,7 @@ impl<E: Executor> Claimer<E> {
             job_id: JobId::new(kind.clone(), claimed.id.clone()),
             spec: spec.unwrap_or_else(|| horus_keys::Digest::of(b"")),
             workflow: None,
-            attempt: claimed.attempt,
+            attempt: claimed.attempt + u32::from(claimed.running),
             runner: kind,
             started_at: now,
             finished_at: now,
@@ -278,12 +284,12 @@ impl<E: Executor> Claimer<E> {
         }
     }
 
+    /// Marks jobs as running, and executes them.
     async fn start(self: Arc<Self>, ready: Vec<Ready>) {
-        let by_nature = self.executor.idempotent();
         let mut failures = 0;
         let (started_at, attempts) = loop {
             let jobs: Vec<(&LocalId, u64, bool)> =
-                ready.iter().map(|r| (&r.claimed.id, r.claimed.token, by_nature || r.job.idempotent)).collect();
+                ready.iter().map(|r| (&r.claimed.id, r.claimed.token, r.job.idempotent)).collect();
             match self.lease.start(&jobs).await {
                 Ok(started) => break started,
                 Err(e) if e.is_transient() && !self.shutdown.is_cancelled() => {
@@ -309,9 +315,14 @@ impl<E: Executor> Claimer<E> {
                 self.held.remove(&ready.claimed.id, ready.claimed.token);
                 continue;
             }
-            let (this, job) = (self.clone(), vec![(ready.claimed.id.clone(), ready.claimed.token)]);
-            self.spawn(job, async move { this.execute(ready, attempt, started_at).await });
+            self.launch(ready, attempt, started_at);
         }
+    }
+
+    /// Executes a job that is marked as running.
+    fn launch(self: &Arc<Self>, ready: Ready, attempt: u32, started_at: Timestamp) {
+        let (this, job) = (self.clone(), vec![(ready.claimed.id.clone(), ready.claimed.token)]);
+        self.spawn(job, async move { this.execute(ready, attempt, started_at).await });
     }
 
     async fn execute(&self, ready: Ready, attempt: u32, started_at: Timestamp) {

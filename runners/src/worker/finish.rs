@@ -6,7 +6,7 @@ use horus_keys::{Envelope, Identity, PayloadType, Timestamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{held::Held, logs::LogFlusher};
+use super::{admit::Gate, held::Held, logs::LogFlusher};
 use crate::{
     executor::Output,
     job::{JobError, JobStatus, LocalId, Receipt, ReceiptBatch},
@@ -39,6 +39,7 @@ impl Ended {
 pub(crate) struct Finisher {
     pub(crate) lease: Lease,
     pub(crate) held: Arc<Held>,
+    pub(crate) gate: Gate,
     pub(crate) logs: Arc<LogFlusher>,
     pub(crate) identity: Identity,
     pub(crate) certificate: Option<Envelope>,
@@ -93,6 +94,7 @@ impl Finisher {
         }
         let receipts = ReceiptBatch { receipts, certificates: self.certificate.iter().cloned().collect() };
         let envelope = Envelope::sign_json(&self.identity, PayloadType::Receipts, &receipts);
+        self.gate.signed(&envelope, self.identity.peer_id(), receipts);
         let mut failures = 0;
         let stored = loop {
             // Lines belong before the end. If they cannot be stored, the result is more important.

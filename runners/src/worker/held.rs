@@ -170,6 +170,7 @@ mod tests {
             batch: Digest::of(b""),
             index: 0,
             attempt: 0,
+            running: false,
             run_until: Timestamp::now(),
         }
     }

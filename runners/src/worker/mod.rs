@@ -140,9 +140,11 @@ impl<E: Executor> Worker<E> {
         let _stop = stop.drop_guard_ref();
 
         let (ended, results) = mpsc::channel(ENDED_PER_SLOT * self.options.concurrency + 64);
+        let gate = Gate::new(self.verifier, self.executor.kind(), self.options.supervisors.clone());
         let finisher = Finisher {
             lease: lease.clone(),
             held: held.clone(),
+            gate: gate.clone(),
             logs,
             identity: self.options.identity.clone(),
             certificate: self.options.certificate.clone(),
@@ -150,7 +152,6 @@ impl<E: Executor> Worker<E> {
         };
         let finisher = tokio::spawn(finisher.run(results));
         let tracker = TaskTracker::new();
-        let gate = Gate::new(self.verifier, self.executor.kind(), self.options.supervisors.clone());
         let claimer = Arc::new(Claimer {
             executor: self.executor,
             lease: lease.clone(),

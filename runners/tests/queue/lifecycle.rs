@@ -91,7 +91,14 @@ async fn who_waits_for_results_is_told() {
     let mut ids = world.push(&queue, specs(5, "ok")).await;
     while !ids.is_empty() {
         match within(events.next()).await {
-            FinishedEvent::Finished(ended) => ids.retain(|id| !ended.contains(id)),
+            FinishedEvent::Finished(ended) => {
+                ids.retain(|id| !ended.jobs.contains(id));
+                // Short results come along, and are what the keys hold.
+                let told = ended.results().expect("the results are short");
+                let read = queue.results(&ended.jobs).await.unwrap();
+                let read: Vec<_> = read.into_iter().map(|result| result.expect("the job is there")).collect();
+                assert_eq!(serde_json::to_string(&told).unwrap(), serde_json::to_string(&read).unwrap());
+            }
             FinishedEvent::Resync => panic!("the connection was never lost"),
         }
     }
@@ -112,7 +119,10 @@ async fn listeners_are_told_when_they_may_have_missed_something() {
     })
     .await;
     queue.cancel(&id).await.unwrap();
-    assert_eq!(within(events.next()).await, FinishedEvent::Finished(vec![id]));
+    match within(events.next()).await {
+        FinishedEvent::Finished(ended) => assert_eq!(ended.jobs, [id]),
+        FinishedEvent::Resync => panic!("the connection was not lost again"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

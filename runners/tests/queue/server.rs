@@ -137,7 +137,7 @@ async fn a_cluster_serves_as_well() {
     }
     while !ids.is_empty() {
         if let horus_runners::queue::FinishedEvent::Finished(finished) = within(events.next()).await {
-            ids.retain(|id| !finished.contains(id));
+            ids.retain(|id| !finished.jobs.contains(id));
         }
     }
     let hanging = world.push_one(&queue, spec("hang")).await;

@@ -29,8 +29,8 @@ async fn throughput_and_latency() {
     });
     let mut done = 0;
     while done < count {
-        if let FinishedEvent::Finished(ids) = within(events.next()).await {
-            done += ids.len();
+        if let FinishedEvent::Finished(ended) = within(events.next()).await {
+            done += ended.jobs.len();
         }
     }
     pusher.await.unwrap();
@@ -41,8 +41,8 @@ async fn throughput_and_latency() {
         let (jobs, envelope) = world.batch(vec![spec("ok")]);
         let start = Instant::now();
         queue.push(&jobs, &envelope, &[], &[]).await.unwrap();
-        while let FinishedEvent::Finished(ids) = within(events.next()).await {
-            if ids.contains(&jobs[0].id) {
+        while let FinishedEvent::Finished(ended) = within(events.next()).await {
+            if ended.jobs.contains(&jobs[0].id) {
                 break;
             }
         }

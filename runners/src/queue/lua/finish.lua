@@ -3,6 +3,14 @@
 -- Gives one number per job: 1 stored (now, or by an earlier call whose reply was lost), 0 refused.
 local worker, digest, envelope = ARGV[1], ARGV[2], ARGV[3]
 local reply, refs, done = {}, 0, {}
+-- Who waits for results gets them with the hint, as length:bytes each, unless they are many or long: then they are read.
+local MOST_TOLD = 65536
+local told, size = { '\n' }, #envelope
+local function tell(text)
+  told[#told + 1] = #text .. ':' .. text
+  size = size + #text + 8
+end
+tell(envelope)
 for i = 4, #ARGV, 7 do
   local id, token, status = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = job_key(id)
@@ -19,6 +27,14 @@ for i = 4, #ARGV, 7 do
       fields[#fields + 1] = ARGV[i + 5]
     end
     conclude(id, job[4], status, ARGV[i + 3], unpack(fields))
+    if size + #ARGV[i + 4] + #ARGV[i + 5] <= MOST_TOLD then
+      tell(status)
+      tell(ARGV[i + 4])
+      tell(ARGV[i + 5])
+      tell(ARGV[i + 6])
+    else
+      size = MOST_TOLD
+    end
     done[#done + 1] = id
     refs = refs + 1
     reply[#reply + 1] = 1
@@ -38,5 +54,5 @@ if refs > 0 then
   call('PERSIST', key)
   call_many('HDEL', base .. ':active', done)
 end
-conclude_all()
+conclude_all(size < MOST_TOLD and table.concat(told) or '')
 return reply

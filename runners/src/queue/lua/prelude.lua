@@ -58,8 +58,9 @@ local function conclude(id, batch, status, finished, ...)
   if batch then released[batch] = (released[batch] or 0) + 1 end
 end
 
--- Indexes what was concluded, lets go of batches that no unfinished job needs, and tells who waits for results.
-local function conclude_all()
+-- Indexes what was concluded, lets go of batches that no unfinished job needs, and tells who waits for results: `told`, if given, goes
+-- along with the ids.
+local function conclude_all(told)
   if #concluded == 0 then return end
   local scored = {}
   for i, id in ipairs(concluded) do
@@ -71,7 +72,7 @@ local function conclude_all()
     local key = base .. ':batch:' .. batch
     if call('HINCRBY', key, 'refs', -count) <= 0 then call('UNLINK', key) end
   end
-  call('PUBLISH', 'horus:finished', kind .. ' ' .. table.concat(concluded, ' '))
+  call('PUBLISH', 'horus:finished', kind .. ' ' .. table.concat(concluded, ' ') .. (told or ''))
 end
 
 -- What becomes of a job whose runner is gone. `why` is told in its log.

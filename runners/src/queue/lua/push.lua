@@ -25,29 +25,29 @@ for i = first, #ARGV, PER_JOB do
 end
 
 if new > 0 then
-  local queued = pending_count() + call('ZCARD', base .. ':delayed')
+  -- Everything that waits, for its time or for a runner, has an entry there.
+  local queued = call('ZCARD', base .. ':expiry')
   if queued + new > max_queue then return { 'full', queued } end
-  local missing, needs = { 'missing' }, {}
+  local missing, needs, held = { 'missing' }, {}, {}
   for i = 6, first - 1, 4 do
     local name = ARGV[i] .. ':' .. ARGV[i + 1]
+    local document = call('HMGET', base .. ':' .. name, 'signer', 'refs', 'until')
+    held[i] = document
     -- A workflow that two keys have signed belongs to the one whose envelope lies here: its jobs would run as that one's.
-    if ARGV[i + 2] ~= '' then
-      local signer = call('HGET', base .. ':' .. name, 'signer')
-      if signer and signer ~= ARGV[i + 2] then return { 'signer', ARGV[i + 1] } end
-    end
-    if ARGV[i + 3] == '' and call('EXISTS', base .. ':' .. name) == 0 then missing[#missing + 1] = name end
+    if ARGV[i + 2] ~= '' and document[1] and document[1] ~= ARGV[i + 2] then return { 'signer', ARGV[i + 1] } end
+    if ARGV[i + 3] == '' and not document[2] then missing[#missing + 1] = name end
     -- Claims bring along what a job needs, within reason; the runner fetches the rest.
     if #needs < 32 then needs[#needs + 1] = name end
   end
   if #missing > 1 then return missing end
   for i = 6, first - 1, 4 do
     local key, text = base .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1], ARGV[i + 3]
-    local present = call('EXISTS', key) == 1
+    local present = held[i][2]
     if not present then
       call('HSET', key, 'envelope', text, 'refs', 0)
       if ARGV[i + 2] ~= '' then call('HSET', key, 'signer', ARGV[i + 2]) end
     end
-    if keep > tonumber(call('HGET', key, 'until') or '0') then
+    if keep > tonumber(held[i][3] or '0') then
       call('HSET', key, 'until', keep)
       -- Receipts of jobs that are kept here have no expiry as long as one of them is.
       if not present or call('PTTL', key) >= 0 then call('PEXPIREAT', key, keep) end
