@@ -46,8 +46,8 @@ pub use dispatch::Dispatcher;
 pub use error::{ErrorKind, RpcError};
 pub use exchange::{Inbound, Limits, Reply};
 pub use mesh::{
-    DaemonStatus, KnownNode, LinkStatus, Mesh, MeshOptions, MeshStatus, NodeStatus, PathKind, PathStatus, ServiceState,
-    Subnet, SubnetError, TopicStatus, TransportMode,
+    DaemonStatus, KnownNode, LinkStatus, Mesh, MeshOptions, MeshStatus, NodeStatus, PathKind, PathStatus, RawMessages,
+    ServiceState, Subnet, SubnetError, TopicStatus, TransportMode,
 };
 pub use method::{Access, Caller, Example, Method, NoParams};
 pub use node_info::{GetNodeInfo, NodeInfo, VerifiedNode};

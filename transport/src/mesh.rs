@@ -5,8 +5,9 @@
 //! - Served: `serve` keeps a topic registered, `socket` reads what the daemon hands over, `answer` and
 //!   `ledger` turn a message into its reply, each request once.
 //! - Called: `carrier` finds the node, `route` the path, `lane` puts calls together into messages,
-//!   `exchange` sees one message through.
+//!   `exchange` sees one message through. `nudge` and `slot` get along with the daemon's timers.
 //! - `frame` is the wire form, `daemon` the daemon's API, `watch` notices its restarts.
+//! - `raw` uses the daemon plainly, to measure ours against.
 
 mod answer;
 mod carrier;
@@ -19,8 +20,10 @@ mod ledger;
 mod nudge;
 mod path;
 mod peer;
+mod raw;
 mod route;
 mod serve;
+mod slot;
 mod socket;
 mod status;
 mod subnet;
@@ -55,6 +58,7 @@ use watch::Watcher;
 
 pub use known::KnownNode;
 pub use path::{PathKind, TransportMode};
+pub use raw::RawMessages;
 pub use serve::ServiceState;
 pub use status::{DaemonStatus, LinkStatus, MeshStatus, NodeStatus, PathStatus, TopicStatus};
 pub use subnet::{Subnet, SubnetError};
@@ -288,6 +292,12 @@ impl Mesh {
             messages_sent: shared.daemon.counts.sent.load(Ordering::Relaxed),
             replies_received: shared.daemon.counts.replies.load(Ordering::Relaxed),
         }
+    }
+
+    /// Carriers that use the same daemon plainly, a message a request: to measure ours against.
+    #[must_use]
+    pub fn raw(&self) -> RawMessages {
+        RawMessages(Arc::clone(&self.0))
     }
 
     /// Takes back the registrations, lets calls that are being answered end, and stops.

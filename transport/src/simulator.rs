@@ -34,6 +34,7 @@ mod daemon;
 mod faults;
 mod mesh;
 mod params;
+mod slow_link;
 mod topics;
 mod traffic;
 mod transmit;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use horus_keys::{Identity, MeshPublicKey};
 
 pub use faults::Faults;
+pub use slow_link::SlowLink;
 pub use traffic::Traffic;
 
 use daemon::lock;

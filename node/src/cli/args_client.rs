@@ -432,7 +432,7 @@ pub enum BenchCommand {
     },
     /// RPC calls per second and their latency
     #[command(
-        after_help = "Examples:\n  horus bench rpc --address http://127.0.0.1:8080\n  horus bench rpc --signed --concurrency 64\n  horus bench rpc --against http://127.0.0.1:8181"
+        after_help = "Examples:\n  horus bench rpc --address http://127.0.0.1:8080\n  horus bench rpc --signed --concurrency 64\n  horus bench rpc --against http://127.0.0.1:8181\n  horus bench rpc --address mycelium://12D3KooW... --against-raw --concurrency 64 --json"
     )]
     Rpc {
         /// The node [default: the supervisor]
@@ -441,7 +441,11 @@ pub enum BenchCommand {
         /// Another server, called in turns with the node and unsigned, to compare with: examples/bare_rpc.rs is one
         #[arg(long, value_name = "ADDRESS")]
         against: Option<String>,
-        /// A signed call (list_runners) instead of an open one (get_node_info)
+        /// Measure signed calls to a mycelium:// address by each path (see --transport), and then each call as a bare message of
+        /// its own, which the raw daemon carries; it has those to look after for 10 minutes
+        #[arg(long, requires = "address", conflicts_with = "against")]
+        against_raw: bool,
+        /// A signed call (list_runners) instead of an open one (get_node_info), which nodes of the mesh allow strangers only so often
         #[arg(long)]
         signed: bool,
         /// How many calls

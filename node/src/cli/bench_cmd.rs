@@ -1,18 +1,19 @@
 //! `horus bench ...`: resolves what to measure, and prints the figures.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use horus_keys::RunnerKind;
-use horus_transport::RpcError;
+use horus_transport::{Address, ClientOptions, RpcClient, RpcError};
 use serde::Serialize;
 
 use super::{
+    args::TransportArg,
     args_client::{BenchCommand, BenchTarget},
     client::{CALL_TIMEOUT, Session, block_on, connect, coordinator_address, supervisor_address},
     output::{Failure, print_json, print_line},
 };
 use crate::api::supervisor::{ListRunners, ListRunnersParams};
-use crate::bench::{self, Environment, JobsPlan, RpcPlan, Shape, WorkflowPlan};
+use crate::bench::{self, Environment, JobsPlan, OneWay, PathsPlan, RpcPlan, Shape, WorkflowPlan};
 
 pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
     match command {
@@ -59,7 +60,10 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
             })?;
             print(&session, &report)
         }
-        BenchCommand::Rpc { address, against, signed, count, concurrency, target } => {
+        BenchCommand::Rpc { address: Some(address), against_raw: true, count, concurrency, target, .. } => {
+            by_each_path(&address, count, concurrency, &target)
+        }
+        BenchCommand::Rpc { address, against, against_raw: _, signed, count, concurrency, target } => {
             let session = open(&address.unwrap_or_else(|| supervisor_address(&target.supervisor)), &target)?;
             // Without keys: a signature would only be work that the other server does not look at.
             let against = against
@@ -73,6 +77,45 @@ pub(super) fn run(command: BenchCommand) -> Result<ExitCode, Failure> {
             print(&session, &report)
         }
     }
+}
+
+/// RPC by each path to a host of the mesh, then by bare messages.
+fn by_each_path(address: &str, count: u32, concurrency: u32, target: &BenchTarget) -> Result<ExitCode, Failure> {
+    let address = supervisor_address(address);
+    let Ok(to @ Address::Mycelium { .. }) = address.parse() else {
+        let problem = "--against-raw compares with bare messages to a host of the mesh: give --address mycelium://...";
+        return Err(Failure::usage(problem));
+    };
+    let modes = match target.client.way.transport {
+        TransportArg::Auto => vec![TransportArg::Http, TransportArg::Messages],
+        only => vec![only],
+    };
+    let open_by = |mode| {
+        let mut target = target.clone();
+        target.client.way.transport = mode;
+        open(&address, &target)
+    };
+    let sessions = modes.into_iter().map(open_by).collect::<Result<Vec<_>, _>>()?;
+    let session = &sessions[0];
+    let report = block_on(async {
+        let mut ways = Vec::new();
+        for session in &sessions {
+            ways.push(OneWay { client: session.rpc.clone(), mesh: session.way.mesh().await.clone() });
+        }
+        let mesh = ways[0].mesh.clone();
+        let options = ClientOptions {
+            identity: Some(session.keys.identity.clone()),
+            certificate: session.certificate.clone(),
+            timeout: CALL_TIMEOUT,
+            carriers: Some(Arc::new(mesh.raw())),
+            ..ClientOptions::default()
+        };
+        let client = RpcClient::connect(to, options).map_err(|e| session.failure(&e))?;
+        let plan = PathsPlan { concurrency: concurrency as usize, count: count as usize };
+        let environment = environment(session, target).await?;
+        bench::paths(&ways, &OneWay { client, mesh }, plan, environment).await.map_err(|e| session.failure(&e))
+    })?;
+    print(session, &report)
 }
 
 fn open(address: &str, target: &BenchTarget) -> Result<Session, Failure> {

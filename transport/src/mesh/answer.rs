@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::frame::{self, EntryHead, EntryState, MAX_MESSAGE, ReplyEntry, ReplyHead, RequestHead};
 use super::ledger::{Ledger, Pending};
 use super::nudge::Parked;
+use super::slot;
 use crate::dispatch::Dispatcher;
 use crate::error::{ErrorKind, RpcError};
 use crate::exchange::{Inbound, Reply};
@@ -83,6 +84,9 @@ impl Answerer {
             entries.push((entry.n, self.pending(session, entry, body, origin)));
         }
         hold(&head, &mut entries).await;
+        if entries.len() >= slot::MANY {
+            slot::next().await;
+        }
         let reply = self.collect(&entries, begin);
         self.parked.wake_later(session);
         reply

@@ -30,7 +30,7 @@ pub(super) struct HostCarrier {
 
 impl HostCarrier {
     /// Where the host is, as of what is announced now.
-    fn target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         let (ip, key) = match self.host {
             Host::Overlay(ip) => (ip, None),
             Host::Mesh(key) => (key.overlay_address(), Some(key)),

@@ -210,6 +210,18 @@ impl Daemon {
         long: bool,
     ) -> Result<Pushed, DaemonError> {
         let places = if long { &self.waiting_long } else { &self.waiting };
+        self.push_within(places, ip, topic, payload, wait).await
+    }
+
+    /// The same, with as many at a time as `places` has.
+    pub(super) async fn push_within(
+        &self,
+        places: &Semaphore,
+        ip: Ipv6Addr,
+        topic: &str,
+        payload: &[u8],
+        wait: Duration,
+    ) -> Result<Pushed, DaemonError> {
         let _place = places.acquire().await.expect("the semaphore is never closed");
         self.counts.sent.fetch_add(1, Ordering::Relaxed);
         let seconds = wait.as_millis().div_ceil(1000) as u64;

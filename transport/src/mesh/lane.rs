@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::frame::{HEAD_OVERHEAD, MAX_ENTRIES, MAX_MESSAGE};
 use super::peer::{Core, Entry};
+use super::slot;
 use crate::error::{ErrorKind, RpcError};
 
 /// Messages of the normal lane in flight.
@@ -32,6 +33,10 @@ const GAP: (Duration, Duration) = (Duration::from_millis(20), Duration::from_mil
 const FULL: (usize, usize) = (200, 512 << 10);
 /// How long a long poll waits for others to travel with it.
 const LINGER: Duration = Duration::from_millis(5);
+
+/// Callers that were just answered may call again: so long they are waited for before what is in the
+/// queue goes, at most and as long as none comes. A message that takes all of them costs the same.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(12), Duration::from_millis(2));
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +80,36 @@ impl Pace {
     }
 }
 
+/// Callers that got their replies together, and will likely call again together.
+struct Flock {
+    /// How many calls wait when all of them have called again.
+    expected: usize,
+    answered: Instant,
+    /// When the last one was answered or called.
+    seen: Instant,
+}
+
+impl Flock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { expected: 0, answered: now, seen: now }
+    }
+
+    /// So many callers were answered, and so many calls wait.
+    fn answered(&mut self, now: Instant, callers: usize, waiting: usize) {
+        let missing = if now < self.seen + AGAIN.1 { self.expected.saturating_sub(waiting) } else { 0 };
+        *self = Self { expected: waiting + missing + callers, answered: now, seen: now };
+    }
+
+    /// Until when what waits should stay, given how long a message takes.
+    fn complete(&self, now: Instant, waiting: usize, rtt: Duration) -> Instant {
+        if waiting >= self.expected {
+            return now;
+        }
+        (self.answered + (rtt / 4).clamp(AGAIN.1, AGAIN.0)).min(self.seen + AGAIN.1)
+    }
+}
+
 /// Sends what comes in through `inbox` until that is closed. Calls of the normal lane that turn out to
 /// be slow go on in the lane `slow`.
 pub(super) async fn run(
@@ -84,8 +119,9 @@ pub(super) async fn run(
     slow: Option<mpsc::Sender<Entry>>,
 ) {
     let mut queue: VecDeque<Entry> = VecDeque::new();
-    let mut flying: JoinSet<Vec<Entry>> = JoinSet::new();
+    let mut flying: JoinSet<(usize, Vec<Entry>)> = JoinSet::new();
     let mut pace = Pace::new();
+    let mut flock = Flock::new();
     let mut since = Instant::now();
     let mut is_open = true;
     while is_open || !queue.is_empty() || !flying.is_empty() {
@@ -94,7 +130,10 @@ pub(super) async fn run(
             None
         } else {
             match lane {
-                Lane::Normal => pace.ready(now, flying.len(), gap(&core, &queue)),
+                Lane::Normal => pace.ready(now, flying.len(), gap(&core, &queue)).map(|at| match flying.len() {
+                    0 => at.max(flock.complete(now, queue.len(), core.rtt().unwrap_or_default())),
+                    _ => at,
+                }),
                 Lane::Long => (flying.len() < MAX_LONG).then_some(since + LINGER),
             }
         };
@@ -102,10 +141,16 @@ pub(super) async fn run(
             if flying.is_empty() && lane == Lane::Normal {
                 gather(&mut inbox, &mut queue).await;
             }
+            if lane == Lane::Normal && queue.len() >= slot::MANY && !core.is_own() {
+                slot::next().await;
+                drain(&mut inbox, &mut queue);
+            }
             if let Some(batch) = take_batch(&mut queue) {
-                pace.sent(now);
-                let alone = flying.is_empty();
-                flying.spawn(Arc::clone(&core).exchange(batch, lane, alone));
+                pace.sent(Instant::now());
+                flock.expected = 0;
+                let (alone, callers) = (flying.is_empty(), batch.len());
+                let exchange = Arc::clone(&core).exchange(batch, lane, alone);
+                flying.spawn(async move { (callers, exchange.await) });
             }
             continue;
         }
@@ -117,11 +162,13 @@ pub(super) async fn run(
                     }
                     queue.push_back(entry);
                     drain(&mut inbox, &mut queue);
+                    flock.seen = Instant::now();
                 }
                 None => is_open = false,
             },
             Some(back) = flying.join_next(), if !flying.is_empty() => {
-                let Ok(back) = back else { continue };
+                let Ok((callers, back)) = back else { continue };
+                flock.answered(Instant::now(), callers - back.len(), queue.len());
                 match &slow {
                     Some(slow) => back.into_iter().for_each(|entry| pass_on(slow, entry)),
                     None => {
@@ -223,6 +270,24 @@ mod tests {
         }
         assert_eq!(take_batch(&mut queue).unwrap().len(), 2);
         assert_eq!(take_batch(&mut queue).unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_were_answered_together_are_waited_for_but_not_for_long() {
+        let rtt = Duration::from_millis(60);
+        let now = Instant::now();
+        let mut flock = Flock::new();
+        assert_eq!(flock.complete(now, 1, rtt), now, "nobody was answered: nobody is waited for");
+        flock.answered(now, 1, 0);
+        assert_eq!(flock.complete(now, 1, rtt), now, "a single caller never waits");
+        flock.answered(now, 60, 4);
+        assert_eq!(flock.complete(now, 63, rtt), now + AGAIN.1, "the last one does not come");
+        assert_eq!(flock.complete(now, 64, rtt), now);
+        flock.answered(now, 10, 30);
+        assert_eq!(flock.expected, 74, "those of the message before are still waited for");
+        flock.seen = now + Duration::from_secs(1);
+        assert_eq!(flock.complete(now, 1, rtt), now + AGAIN.0);
+        assert_eq!(flock.complete(now, 1, Duration::from_millis(20)), now + Duration::from_millis(5));
     }
 
     #[tokio::test(start_paused = true)]

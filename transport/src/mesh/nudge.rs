@@ -14,7 +14,7 @@
 //! third; later the one that was left over is there already.
 //!
 //! A message and its reply then cost four messages instead of two, so it is done only when no other is
-//! in flight, only to peers where it was seen to help, and not often: [`RATE`].
+//! in flight, only to peers where it was seen to help, and not often: [`FEW`], [`MANY`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use super::slot;
 
 /// How long after a request the nudge follows: the request's task must be listening by then.
 pub(super) const AFTER: Duration = Duration::from_micros(3000);
@@ -33,12 +35,12 @@ pub(super) const PARK: Duration = Duration::from_secs(20);
 const MAX_PARKED: usize = 3;
 /// Callers with parked messages.
 const MAX_SESSIONS: usize = 256;
-/// Nudged messages a second, sustained, if they hold a single call.
-const RATE: f64 = 2.0;
-/// Such messages at once.
-const BURST: f64 = 30.0;
-/// What a message with that many calls counts for: each call then pays little for the nudge.
-const MANY: (usize, f64) = (16, 0.15);
+/// Nudged messages with few calls: so many a second, sustained, and at once.
+const FEW: Rate = Rate { per_s: 2.0, burst: 30.0 };
+/// The same for messages with many calls. They are nudged while there are not many of them: a nudge is
+/// one message more, and what messages leave behind in the daemon must stay small (see `slot.rs`).
+/// 64 callers then make 16,000 calls at full speed; the daemon has forgotten them after 10 minutes.
+const MANY: Rate = Rate { per_s: 0.25, burst: 250.0 };
 /// A nudge that is out for so long is parked at the node, or will be woken by the next message.
 const PARKED: Duration = Duration::from_millis(5);
 /// A call that takes at least so long, without its handler, has met the tick.
@@ -115,11 +117,39 @@ impl Parked {
 /// At the caller, for one peer: whether nudges help, and how many are out.
 pub(super) struct Nudges(Mutex<State>);
 
+/// How often something may be done.
+struct Rate {
+    per_s: f64,
+    burst: f64,
+}
+
+/// What is left of it.
+struct Allowance {
+    rate: Rate,
+    tokens: f64,
+    refilled: Instant,
+}
+
+impl Allowance {
+    fn new(rate: Rate) -> Self {
+        Self { tokens: rate.burst, rate, refilled: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let since = (now - self.refilled).as_secs_f64();
+        self.tokens = (self.tokens + self.rate.per_s * since).min(self.rate.burst);
+        self.refilled = now;
+        let is_there = self.tokens >= 1.0;
+        self.tokens -= f64::from(u8::from(is_there));
+        is_there
+    }
+}
+
 struct State {
     /// When the nudges that are out were sent.
     out: Vec<Instant>,
-    tokens: f64,
-    refilled: Instant,
+    few: Allowance,
+    many: Allowance,
     /// Calls in a row that met the tick although they were nudged.
     in_vain: u32,
     /// Whether a call met the tick.
@@ -129,11 +159,10 @@ struct State {
 
 impl Nudges {
     pub(super) fn new() -> Self {
-        let refilled = Instant::now();
         Self(Mutex::new(State {
             out: Vec::new(),
-            tokens: BURST,
-            refilled,
+            few: Allowance::new(FEW),
+            many: Allowance::new(MANY),
             in_vain: 0,
             ticks: false,
             pause_until: None,
@@ -149,12 +178,13 @@ impl Nudges {
     pub(super) fn due(&self, calls: usize) -> usize {
         let now = Instant::now();
         let mut state = self.lock();
-        state.tokens = (state.tokens + RATE * (now - state.refilled).as_secs_f64()).min(BURST);
-        state.refilled = now;
-        if !state.ticks || state.tokens < 1.0 || state.pause_until.is_some_and(|until| until > now) {
+        if !state.ticks || state.pause_until.is_some_and(|until| until > now) {
             return 0;
         }
-        state.tokens -= if calls >= MANY.0 { MANY.1 } else { 1.0 };
+        let allowance = if calls >= slot::MANY { &mut state.many } else { &mut state.few };
+        if !allowance.take(now) {
+            return 0;
+        }
         state.out.retain(|sent| now.duration_since(*sent) < PARK);
         if state.out.iter().any(|sent| now.duration_since(*sent) > PARKED) { 1 } else { 2 }
     }
@@ -244,8 +274,10 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!((100..=151).contains(&nudged), "{nudged}");
+        let nudged = (0..1000).filter(|_| nudges.due(slot::MANY) > 0).count();
+        assert_eq!(nudged, 250);
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let nudged = (0..1000).filter(|_| nudges.due(MANY.0) > 0).count();
-        assert!((190..=210).contains(&nudged), "{nudged}");
+        let nudged = (0..1000).filter(|_| nudges.due(slot::MANY) > 0).count();
+        assert!((14..=15).contains(&nudged), "{nudged}");
     }
 }

@@ -86,6 +86,12 @@ impl Daemon {
         (!message.is_null()).then_some(message)
     }
 
+    /// Takes a message of any topic out of the inbox, or looks at it, if there is one.
+    pub(crate) async fn pop_any(&self, peek: bool) -> Option<Value> {
+        let message = self.call("popMessage", json!([peek, 0, null])).await;
+        (!message.is_null()).then_some(message)
+    }
+
     /// Takes a message of that topic out of the inbox, as soon as there is one.
     pub(crate) async fn await_message(&self, topic: &str) -> Value {
         let deadline = Instant::now() + SOON;

@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+// This and `real` are shared with the tests of RPC, which use more of them.
+#[allow(dead_code)]
 mod client;
 mod delivery;
 mod lifecycle;
 mod mesh;
+#[allow(dead_code)]
 mod real;
 mod replies;
 mod simulator;

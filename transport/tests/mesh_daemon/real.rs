@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use horus_transport::simulator::MeshSimulator;
+use horus_transport::simulator::{MeshSimulator, SlowLink};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -25,12 +25,19 @@ pub(crate) struct RealMesh {
     files: TempDir,
     running: Mutex<Vec<Option<Child>>>,
     nodes: usize,
+    /// What leads from a node to those before it, if not the bridge.
+    slow: Vec<SlowLink>,
     /// There is one such mesh on a machine at a time.
     _lock: File,
 }
 
 impl RealMesh {
     pub(crate) async fn up(nodes: usize) -> Option<Self> {
+        Self::up_over(nodes, Duration::ZERO).await
+    }
+
+    /// The same, over links with that round trip.
+    pub(crate) async fn up_over(nodes: usize, round_trip: Duration) -> Option<Self> {
         let Some(binary) = std::env::var_os("MYCELIUM_BIN").map(PathBuf::from) else {
             eprintln!("skipped: set MYCELIUM_BIN to a mycelium binary to run these checks on real daemons");
             return None;
@@ -47,12 +54,17 @@ impl RealMesh {
         lock.lock().unwrap();
         let files = tempfile::tempdir().unwrap();
         let running = Mutex::new((0..nodes).map(|_| None).collect());
-        let mesh = Self { binary, files, running, nodes, _lock: lock };
+        let mut mesh = Self { binary, files, running, nodes, slow: Vec::new(), _lock: lock };
         mesh.down();
         ip(&format!("link add {BRIDGE} type bridge"));
         ip(&format!("link set {BRIDGE} up"));
         for node in 0..nodes {
             mesh.plug(node);
+            for peer in (0..node).filter(|_| !round_trip.is_zero()) {
+                let address = |ip: String, port: u16| format!("{ip}:{port}").parse().unwrap();
+                let (listen, target) = (address(outside(node), 9700 + peer as u16), address(inside(peer), 9651));
+                mesh.slow.push(SlowLink::start(listen, target, round_trip / 2).unwrap());
+            }
             mesh.spawn(node);
         }
         mesh.await_routes().await;
@@ -73,6 +85,16 @@ impl RealMesh {
 
     pub(crate) fn heal(&self, node: usize) {
         ip(&format!("link set hmeshv{node} up"));
+    }
+
+    /// The time that the daemon has computed so far.
+    pub(crate) fn cpu(&self, node: usize) -> Duration {
+        let pid = self.running.lock().unwrap()[node].as_ref().expect("it runs").id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // Fields 14 and 15 (proc(5)), counted after the name, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
     }
 
     pub(crate) fn stop(&self, node: usize) {
@@ -117,7 +139,10 @@ impl RealMesh {
         command.args(["--disable-peer-discovery", "--disable-quic", "--no-tun"]);
         command.args(["--jsonrpc-addr", &format!("{}:8990", inside(node))]);
         if node > 0 {
-            command.arg("--peers").args((0..node).map(|peer| format!("tcp://{}:9651", underlay(peer))));
+            command.arg("--peers").args((0..node).map(|peer| match self.slow.is_empty() {
+                true => format!("tcp://{}:9651", underlay(peer)),
+                false => format!("tcp://{}:{}", outside(node), 9700 + peer),
+            }));
         }
         let log_too = log.try_clone().unwrap();
         let child = command.stdin(Stdio::null()).stdout(log).stderr(log_too).spawn().unwrap();

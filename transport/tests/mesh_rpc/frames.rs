@@ -17,7 +17,7 @@ fn raw(mesh: &Mesh, url: &str) -> Daemon {
     Daemon::new(url.to_owned(), key.overlay_address(), key.to_string())
 }
 
-async fn daemons(world: &World) -> (Daemon, Daemon) {
+pub(crate) async fn daemons(world: &World) -> (Daemon, Daemon) {
     let (caller, callee) = (world.caller.as_ref().unwrap(), world.callee.as_ref().unwrap());
     (raw(caller, &caller.status().await.daemon.url), raw(callee, &callee.status().await.daemon.url))
 }
@@ -99,6 +99,42 @@ pub(crate) async fn slow_and_broken_peers_of_the_socket_do_no_harm(world: &World
     let mut reply = String::new();
     tokio::time::timeout(Duration::from_secs(10), open[1].read_to_string(&mut reply)).await.unwrap().unwrap();
     assert!(reply.contains("within 5 s"), "{reply}");
+}
+
+pub(crate) async fn a_flood_from_strangers_is_held_off(world: &World) {
+    const FLOOD: usize = 400;
+    let (caller, callee) = daemons(world).await;
+    let client = world.client();
+    assert_eq!(client.call::<Count>(&NoParams {}).await.unwrap(), 1);
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "get_node_info", "params": {}}).to_string();
+    // The daemon itself takes 100 calls at a time.
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(32));
+    let flood: Vec<_> = (0..FLOOD)
+        .map(|_| {
+            let (caller, callee, request) = (caller.clone(), callee.clone(), request.clone());
+            let places = std::sync::Arc::clone(&places);
+            tokio::spawn(async move {
+                let _place = places.acquire().await.unwrap();
+                payload(&caller.request(&callee, TOPIC, request.as_bytes(), 30).await)
+            })
+        })
+        .collect();
+    // Whom the node trusts is served meanwhile.
+    for n in 2..7 {
+        assert_eq!(client.call::<Count>(&NoParams {}).await.unwrap(), n);
+    }
+    let (mut served, mut limited) = (0, 0);
+    for reply in flood {
+        let reply = reply.await.unwrap();
+        if reply.contains("RATE_LIMITED") {
+            limited += 1;
+        } else {
+            assert!(reply.contains("\"result\""), "{reply}");
+            served += 1;
+        }
+    }
+    assert!(limited > 0 && served >= 200, "{served} served, {limited} held off");
+    assert_eq!(callee.pop(TOPIC).await, None, "every message was answered");
 }
 
 pub(crate) async fn an_entry_that_comes_twice_runs_once(world: &World) {

@@ -108,6 +108,7 @@ checks! {
         frames::any_mycelium_client_can_call_with_bare_json,
         frames::every_message_gets_an_answer,
         frames::slow_and_broken_peers_of_the_socket_do_no_harm,
+        frames::a_flood_from_strangers_is_held_off,
         frames::an_entry_that_comes_twice_runs_once,
         frames::requests_that_waited_in_the_inbox_are_served_if_they_are_fresh,
         budgets::a_thousand_calls_travel_in_forty_messages,
@@ -122,15 +123,8 @@ checks! {
         faults::a_long_poll_survives_a_restart_of_the_callees_daemon;
 }
 
-/// Numbers for the documents, not a check: asked for by HORUS_MEASURE=1 with MYCELIUM_BIN; run it alone, with --release.
+/// Figures for docs/MESH.md, no check: see `measure.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn measured() {
-    if std::env::var_os("HORUS_MEASURE").is_none() {
-        return;
-    }
-    let Some(mesh) = real::RealMesh::up(2).await else { return };
-    let mesh = Arc::new(mesh);
-    let world = World::real(&mesh).await;
-    measure::measure(&world, &mesh.daemons()).await;
-    world.end().await;
+    measure::measure().await;
 }

@@ -89,6 +89,13 @@ impl World {
         self.client_of(Some(service::friend()))
     }
 
+    /// One that pushes a message a call.
+    pub(crate) fn raw_client(&self) -> RpcClient {
+        let carriers: Arc<dyn CarrierFactory> = Arc::new(self.caller.as_ref().unwrap().raw());
+        let options = ClientOptions { identity: Some(service::friend()), ..ClientOptions::default() };
+        RpcClient::connect(self.address.clone(), ClientOptions { carriers: Some(carriers), ..options }).unwrap()
+    }
+
     pub(crate) fn client_of(&self, identity: Option<horus_keys::Identity>) -> RpcClient {
         self.client_with(ClientOptions { identity, ..ClientOptions::default() })
     }

@@ -7,11 +7,12 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Mutex,
+    time::Duration,
 };
 
 use horus_keys::PeerId;
 use horus_tests::{binary, free_port};
-use horus_transport::simulator::{Faults, MeshSimulator};
+use horus_transport::simulator::{Faults, MeshSimulator, SlowLink};
 
 const BRIDGE: &str = "hwirebr";
 /// How many hosts there are.
@@ -26,14 +27,19 @@ pub(super) enum World {
 impl World {
     pub(super) fn simulated() -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let faults = Faults { delay: std::time::Duration::from_millis(1), ..Faults::default() };
+        let faults = Faults { delay: Duration::from_millis(1), ..Faults::default() };
         let mesh = runtime.block_on(MeshSimulator::start(HOSTS, faults)).unwrap();
         Self::Simulated { mesh, runtime }
     }
 
     /// `None` where real daemons cannot be run: without `MYCELIUM_BIN`, or without root.
     pub(super) fn real(tun: bool) -> Option<Self> {
-        RealMesh::up(tun).map(Self::Real)
+        Self::real_over(tun, Duration::ZERO)
+    }
+
+    /// The same, over links with that round trip.
+    pub(super) fn real_over(tun: bool, round_trip: Duration) -> Option<Self> {
+        RealMesh::up(tun, round_trip).map(Self::Real)
     }
 
     pub(super) fn is_real(&self) -> bool {
@@ -113,12 +119,16 @@ pub(super) struct RealMesh {
     tun: bool,
     files: tempfile::TempDir,
     daemons: Mutex<Vec<Option<Child>>>,
+    /// That of the links between hosts, beyond what the bridge has.
+    round_trip: Duration,
+    /// What leads from a host to those before it then.
+    slow: Vec<SlowLink>,
     /// There is one such mesh on a machine at a time.
     _lock: File,
 }
 
 impl RealMesh {
-    fn up(tun: bool) -> Option<Self> {
+    fn up(tun: bool, round_trip: Duration) -> Option<Self> {
         let Some(binary) = std::env::var_os("MYCELIUM_BIN").map(PathBuf::from) else {
             eprintln!("skipped: set MYCELIUM_BIN to a mycelium binary to run this on real daemons");
             return None;
@@ -134,10 +144,14 @@ impl RealMesh {
         let lock = File::create(std::env::temp_dir().join("horus-mesh-daemon-test.lock")).unwrap();
         lock.lock().unwrap();
         let daemons = Mutex::new((0..HOSTS).map(|_| None).collect());
-        let mesh = Self { binary, tun, files: tempfile::tempdir().unwrap(), daemons, _lock: lock };
+        let files = tempfile::tempdir().unwrap();
+        let mut mesh = Self { binary, tun, files, daemons, round_trip, slow: Vec::new(), _lock: lock };
         mesh.down();
         ip(&format!("link add {BRIDGE} type bridge"));
         ip(&format!("link set {BRIDGE} up"));
+        if !round_trip.is_zero() {
+            ip(&format!("addr add {}/24 dev {BRIDGE}", underlay(HOSTS)));
+        }
         for host in 0..HOSTS {
             let space = space(host);
             ip(&format!("netns add {space}"));
@@ -146,6 +160,11 @@ impl RealMesh {
             ip(&format!("link set hwirev{host} master {BRIDGE} up"));
             ip(&format!("-n {space} addr add {}/24 dev eth0", underlay(host)));
             ip(&format!("-n {space} link set eth0 up"));
+            for peer in (0..host).filter(|_| !round_trip.is_zero()) {
+                let (listen, target) = (slow_link(host, peer), format!("{}:9651", underlay(peer)));
+                let link = SlowLink::start(listen.parse().unwrap(), target.parse().unwrap(), round_trip / 2);
+                mesh.slow.push(link.unwrap());
+            }
             mesh.spawn(host);
         }
         Some(mesh)
@@ -163,8 +182,14 @@ impl RealMesh {
         command.args(["netns", "exec", &space(host)]).arg(&self.binary).arg("-k").arg(&key);
         command.args(["--disable-peer-discovery", "--disable-quic"]);
         command.args(if self.tun { ["--tun-name", "hwire0"].as_slice() } else { ["--no-tun"].as_slice() });
-        let peers = (0..HOSTS).filter(|peer| *peer != host).map(|peer| format!("tcp://{}:9651", underlay(peer)));
-        command.arg("--peers").args(peers);
+        let others = (0..HOSTS).filter(|peer| *peer != host);
+        let peers: Vec<_> = match self.round_trip.is_zero() {
+            true => others.map(|peer| format!("tcp://{}:9651", underlay(peer))).collect(),
+            false => (0..host).map(|peer| format!("tcp://{}", slow_link(host, peer))).collect(),
+        };
+        if !peers.is_empty() {
+            command.arg("--peers").args(peers);
+        }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.daemons.lock().unwrap()[host] = Some(child);
     }
@@ -201,6 +226,11 @@ fn space(host: usize) -> String {
 /// The address of a host below the overlay.
 pub(super) fn underlay(host: usize) -> String {
     format!("10.81.0.{}", host + 1)
+}
+
+/// Where the slow link from a host to another one begins: on the machine itself, at the bridge.
+fn slow_link(host: usize, peer: usize) -> String {
+    format!("{}:{}", underlay(HOSTS), 9700 + 10 * host + peer)
 }
 
 fn ip(arguments: &str) {
