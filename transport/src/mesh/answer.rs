@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::frame::{self, EntryHead, EntryState, MAX_MESSAGE, ReplyEntry, ReplyHead, RequestHead};
 use super::ledger::{Ledger, Pending};
 use super::nudge::Parked;
-use super::slot;
+use super::slot::Slots;
 use crate::dispatch::Dispatcher;
 use crate::error::{ErrorKind, RpcError};
 use crate::exchange::{Inbound, Reply};
@@ -38,12 +38,14 @@ pub(super) struct Answerer {
     /// When the daemon started.
     daemon_start: AtomicU64,
     parked: Parked,
+    slots: Slots,
 }
 
 impl Answerer {
     pub(super) fn new(dispatcher: Dispatcher) -> Self {
         let daemon_start = AtomicU64::new(0);
-        Self { dispatcher, ledger: Ledger::new(), run: super::random(), daemon_start, parked: Parked::default() }
+        let (ledger, parked, slots) = (Ledger::new(), Parked::default(), Slots::new());
+        Self { dispatcher, ledger, run: super::random(), daemon_start, parked, slots }
     }
 
     /// The daemon runs since then.
@@ -84,9 +86,7 @@ impl Answerer {
             entries.push((entry.n, self.pending(session, entry, body, origin)));
         }
         hold(&head, &mut entries).await;
-        if entries.len() >= slot::MANY {
-            slot::next().await;
-        }
+        self.slots.next(entries.len()).await;
         let reply = self.collect(&entries, begin);
         self.parked.wake_later(session);
         reply

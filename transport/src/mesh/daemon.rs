@@ -19,6 +19,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::slot::Slots;
+
 /// How long the daemon may take for anything that does not wait for the mesh.
 const QUICK: Duration = Duration::from_secs(4);
 /// How long connecting to it may take.
@@ -46,6 +48,7 @@ pub(super) struct Daemon {
     waiting: Semaphore,
     waiting_long: Semaphore,
     pub(super) counts: Counts,
+    pub(super) slots: Slots,
 }
 
 /// How many messages went each way.
@@ -165,6 +168,7 @@ impl Daemon {
             waiting: Semaphore::new(WAITING),
             waiting_long: Semaphore::new(WAITING_LONG),
             counts: Counts::default(),
+            slots: Slots::new(),
         }
     }
 

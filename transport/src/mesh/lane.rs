@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::frame::{HEAD_OVERHEAD, MAX_ENTRIES, MAX_MESSAGE};
 use super::peer::{Core, Entry};
-use super::slot;
 use crate::error::{ErrorKind, RpcError};
 
 /// Messages of the normal lane in flight.
@@ -141,8 +140,8 @@ pub(super) async fn run(
             if flying.is_empty() && lane == Lane::Normal {
                 gather(&mut inbox, &mut queue).await;
             }
-            if lane == Lane::Normal && queue.len() >= slot::MANY && !core.is_own() {
-                slot::next().await;
+            if lane == Lane::Normal && !core.is_own() {
+                core.daemon.slots.next(queue.len()).await;
                 drain(&mut inbox, &mut queue);
             }
             if let Some(batch) = take_batch(&mut queue) {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::slot;
+use super::slot::{self, Allowance, Rate};
 
 /// How long after a request the nudge follows: the request's task must be listening by then.
 pub(super) const AFTER: Duration = Duration::from_micros(3000);
@@ -116,34 +116,6 @@ impl Parked {
 
 /// At the caller, for one peer: whether nudges help, and how many are out.
 pub(super) struct Nudges(Mutex<State>);
-
-/// How often something may be done.
-struct Rate {
-    per_s: f64,
-    burst: f64,
-}
-
-/// What is left of it.
-struct Allowance {
-    rate: Rate,
-    tokens: f64,
-    refilled: Instant,
-}
-
-impl Allowance {
-    fn new(rate: Rate) -> Self {
-        Self { tokens: rate.burst, rate, refilled: Instant::now() }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let since = (now - self.refilled).as_secs_f64();
-        self.tokens = (self.tokens + self.rate.per_s * since).min(self.rate.burst);
-        self.refilled = now;
-        let is_there = self.tokens >= 1.0;
-        self.tokens -= f64::from(u8::from(is_there));
-        is_there
-    }
-}
 
 struct State {
     /// When the nudges that are out were sent.
