@@ -8,7 +8,10 @@ use std::{
 
 use horus_keys::{Identity, KeyDir, PeerId};
 
-use super::process::{Horus, Running};
+use super::{
+    network::Node,
+    process::{Horus, Running},
+};
 
 /// Keys, a trust policy and a place for logs.
 #[derive(Debug)]
@@ -84,6 +87,25 @@ impl Hands {
         role
     }
 
+    /// Starts a role on another machine of a [`Network`](crate::Network), and waits until it listens if `args` give it a port,
+    /// on which it listens at the machine's address too.
+    ///
+    /// # Panics
+    /// As [`Hands::role`].
+    pub fn role_at(&self, node: &Node, name: &str, args: &[&str]) -> Running {
+        let identity = self.path(name).display().to_string();
+        let port = args.windows(2).find(|w| w[0] == "--port").map(|w| w[1].to_owned());
+        let listen = port.map(|port| format!("{}:{port}", node.address()));
+        let mut all = args.to_vec();
+        all.extend(["--identity", &identity, "--trust", &self.trust]);
+        all.extend(listen.iter().flat_map(|at| ["--listen", at]));
+        let mut role = node.start(&self.horus.command(&all), &self.path(&format!("{name}.log")));
+        if let Some(at) = listen {
+            role.listens_at(&at);
+        }
+        role
+    }
+
     /// Submits a job and gives its id.
     ///
     /// # Panics
@@ -101,6 +123,14 @@ impl Hands {
     pub fn status(&self, supervisor: &str, job: &str) -> String {
         let shown = self.horus.run(&["job", "status", job, "--supervisor", supervisor, "--json"]).ok().json();
         shown["status"].as_str().expect("a job has a status").to_owned()
+    }
+
+    /// How many records a workflow of a [`Ledger`](crate::Ledger) has made in Osiris behind that supervisor.
+    ///
+    /// # Panics
+    /// Osiris does not say.
+    pub fn records(&self, supervisor: &str, workflow: &str) -> usize {
+        super::ledger::records(&self.horus, supervisor, workflow)
     }
 
     /// Waits until a job has that status.

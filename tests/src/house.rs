@@ -29,6 +29,8 @@ pub struct House {
     pub ready: Ready,
     /// The process `horus up`.
     pub up: Running,
+    args: Vec<String>,
+    starts: u32,
     dir: tempfile::TempDir,
 }
 
@@ -63,11 +65,32 @@ impl House {
         ];
         args.extend(flags);
         let log = dir.path().join("up.log");
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
         let up = horus.spawn(&args, &log);
         let ready = wait_until_ready(&up, Duration::from_secs(60));
-        horus.env.push(("HORUS_SUPERVISOR".into(), ready.supervisor.clone()));
-        horus.env.push(("HORUS_COORDINATOR".into(), ready.coordinator.clone()));
-        Self { horus, ready, up, dir }
+        horus.env.extend(addresses(&ready));
+        Self { horus, ready, up, args, starts: 1, dir }
+    }
+
+    /// Starts it again on the same data after it has ended, at new addresses.
+    ///
+    /// # Panics
+    /// It is not ready within a minute.
+    pub fn start_again(&mut self) {
+        self.starts += 1;
+        let log = self.dir.path().join(format!("up{}.log", self.starts));
+        self.horus.env.truncate(1);
+        self.up = self.horus.spawn(&self.args, &log);
+        self.ready = wait_until_ready(&self.up, Duration::from_secs(60));
+        self.horus.env.extend(addresses(&self.ready));
+    }
+
+    /// How many records a workflow of a [`Ledger`](crate::Ledger) has made in Osiris.
+    ///
+    /// # Panics
+    /// Osiris does not say.
+    pub fn records(&self, workflow: &str) -> usize {
+        super::ledger::records(&self.horus, &self.ready.supervisor, workflow)
     }
 
     /// Runs a command as the trusted user.
@@ -110,6 +133,11 @@ impl House {
             })
             .collect()
     }
+}
+
+/// Where the command line finds it.
+fn addresses(ready: &Ready) -> [(String, String); 2] {
+    [("HORUS_SUPERVISOR".into(), ready.supervisor.clone()), ("HORUS_COORDINATOR".into(), ready.coordinator.clone())]
 }
 
 fn path(dir: &Path, name: &str) -> String {

@@ -10,6 +10,8 @@ use horus_keys::{Envelope, Identity, PayloadType, PeerId, Timestamp};
 use horus_runners::job::WorkflowSubmission;
 use serde_json::Value;
 
+use super::process::Horus;
+
 /// A directory into which steps write what they do, a line each.
 ///
 /// Each workflow has a step `mark` that may run twice (`idempotent: true`), a step `once` that may not, and a step `store`
@@ -109,4 +111,12 @@ impl Ledger {
         check(matches!(ended.as_str(), "succeeded" | "failed"), format!("its step that must not run twice is {ended}"));
         problems
     }
+}
+
+/// How many records a workflow has made in Osiris.
+pub(crate) fn records(horus: &Horus, supervisor: &str, workflow: &str) -> usize {
+    let find = format!("osiris.model(\"ledger\").find(#{{workflow: \"{workflow}\"}}).len()");
+    let args = ["job", "run", "--runner", "osiris", "--payload", &find, "--supervisor", supervisor, "--json"];
+    let found = horus.run(&args).ok().json();
+    found["output"].as_u64().and_then(|n| usize::try_from(n).ok()).expect("a number of records")
 }

@@ -166,12 +166,20 @@ impl Running {
     /// # Panics
     /// Neither within 30 seconds.
     pub fn listens(&mut self, port: u16) {
+        self.listens_at(&format!("127.0.0.1:{port}"));
+    }
+
+    /// Waits until it listens at an address, or has ended.
+    ///
+    /// # Panics
+    /// Neither within 30 seconds.
+    pub fn listens_at(&mut self, address: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while std::net::TcpStream::connect(address).is_err() {
             if self.wait(Duration::from_millis(20)).is_some() {
                 return;
             }
-            assert!(Instant::now() < deadline, "nothing listens on port {port}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "nothing listens at {address}:\n{}", self.log());
         }
     }
 

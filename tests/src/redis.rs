@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::process::free_port;
+use nix::{sys::signal::Signal, unistd::Pid};
+
+use super::{network::Node, process::free_port};
 
 /// A running server; stopped when it goes out of scope.
 #[derive(Debug)]
 pub struct TestRedis {
     child: Child,
+    host: String,
     port: u16,
     appendfsync: &'static str,
     dir: tempfile::TempDir,
@@ -33,10 +36,32 @@ impl TestRedis {
     pub fn start_in(parent: &Path, appendfsync: &'static str) -> Self {
         let dir = tempfile::tempdir_in(parent).expect("a temporary directory");
         let port = free_port();
-        let child = spawn(port, dir.path(), appendfsync);
-        let redis = Self { child, port, appendfsync, dir };
+        let host = "127.0.0.1".to_owned();
+        let child = spawn(command(&host, port, dir.path(), appendfsync));
+        let redis = Self { child, host, port, appendfsync, dir };
         redis.wait_until_up();
         redis
+    }
+
+    /// Starts one on a machine of a [`Network`](crate::Network), with `appendfsync always`. It cannot be restarted.
+    ///
+    /// # Panics
+    /// As [`TestRedis::start`].
+    pub fn start_at(node: &Node) -> Self {
+        let (dir, port) = (tempfile::tempdir().expect("a temporary directory"), 6379);
+        let host = node.address().to_owned();
+        let inside = |program: &str| node.command(&command(&host, port, dir.path(), "always")(program));
+        let child = spawn(inside);
+        let redis = Self { child, host, port, appendfsync: "always", dir };
+        redis.wait_until_up();
+        redis
+    }
+
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+        }
     }
 
     /// Its port on loopback.
@@ -46,7 +71,7 @@ impl TestRedis {
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", self.host, self.port)
     }
 
     /// Its address as a socket, which is the same in every network namespace.
@@ -70,7 +95,7 @@ impl TestRedis {
     pub fn crash_and_restart(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.child = spawn(self.port, self.dir.path(), self.appendfsync);
+        self.child = spawn(command(&self.host, self.port, self.dir.path(), self.appendfsync));
         self.wait_until_up();
     }
 
@@ -96,20 +121,34 @@ impl Drop for TestRedis {
     }
 }
 
-fn spawn(port: u16, dir: &Path, appendfsync: &str) -> Child {
-    for name in ["valkey-server", "redis-server"] {
-        let spawned = Command::new(name)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-            .args(["--appendfsync", appendfsync, "--dir"])
-            .arg(dir)
+/// The command that starts a server, by the name of its program.
+fn command(host: &str, port: u16, dir: &Path, appendfsync: &str) -> impl Fn(&str) -> Command {
+    let (host, dir, appendfsync) = (host.to_owned(), dir.to_owned(), appendfsync.to_owned());
+    move |program| {
+        let mut command = Command::new(program);
+        command
+            .args(["--port", &port.to_string(), "--bind", &host, "--protected-mode", "no"])
+            .args(["--save", "", "--appendonly", "yes", "--appendfsync", &appendfsync, "--dir"])
+            .arg(&dir)
             .arg("--unixsocket")
-            .arg(dir.join("redis.sock"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        if let Ok(child) = spawned {
+            .arg(dir.join("redis.sock"));
+        command
+    }
+}
+
+fn spawn(command: impl Fn(&str) -> Command) -> Child {
+    for name in ["valkey-server", "redis-server"] {
+        if !is_installed(name) {
+            continue;
+        }
+        if let Ok(child) = command(name).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
             return child;
         }
     }
     panic!("neither valkey-server nor redis-server is on PATH: run tests/run.sh, which installs one")
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

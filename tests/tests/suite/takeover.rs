@@ -7,9 +7,7 @@ use std::{
 };
 
 use horus_keys::{Envelope, PeerId};
-use horus_node::api::coordinator::{SubmitWorkflow, SubmitWorkflowParams};
-use horus_tests::{Hands, Ledger, Running, TestRedis, free_port};
-use horus_transport::{ClientOptions, RpcClient};
+use horus_tests::{Calls, Hands, Ledger, Running, TestRedis, free_port};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -27,20 +25,28 @@ impl Scene {
     fn new() -> Self {
         let (hands, redis) = (Hands::new(), TestRedis::start());
         let (url, port) = (redis.url(), free_port().to_string());
+        // All keys before the first role: a policy that changes is read again within seconds only.
         hands.key("supervisor", "supervisor", "*");
+        ["a", "b"].iter().for_each(|name| _ = hands.key(name, "coordinator", "*"));
+        ["noop", "sal", "osiris"].iter().for_each(|kind| _ = hands.key(kind, "runner", kind));
         let mut roles = vec![hands.role("supervisor", &["supervisor", "--port", &port, "--redis-url", &url])];
         for kind in ["noop", "sal", "osiris"] {
-            hands.key(kind, "runner", kind);
             roles.push(hands.role(kind, &["runner", kind, "--redis-url", &url]));
         }
         Self { hands, redis, supervisor: format!("http://127.0.0.1:{port}"), _roles: roles }
     }
 
     fn coordinator(&self, name: &str) -> (PeerId, Running, String) {
-        let id = self.hands.key(name, "coordinator", "*");
+        let id = self.hands.identity(name).peer_id();
+        let (runs, at) = self.another(name);
+        (id, runs, at)
+    }
+
+    /// One more process with the key of that coordinator.
+    fn another(&self, name: &str) -> (Running, String) {
         let (url, port) = (self.redis.url(), free_port().to_string());
         let args = ["coordinator", "--port", &port, "--redis-url", &url, "--supervisor", &self.supervisor];
-        (id, self.hands.role(name, &args), format!("http://127.0.0.1:{port}"))
+        (self.hands.role(name, &args), format!("http://127.0.0.1:{port}"))
     }
 
     fn meta(&self, id: &str) -> BTreeMap<String, String> {
@@ -74,28 +80,15 @@ impl Scene {
             let view = self.end(at, id);
             // Nothing that runs steps died here: nothing is given up.
             assert_eq!(view["status"], "succeeded", "{view:#}");
-            let find = format!("osiris.model(\"ledger\").find(#{{workflow: \"{id}\"}}).len()");
-            let args = ["job", "run", "--runner", "osiris", "--payload", &find, "--supervisor", &self.supervisor];
-            let records = self.hands.horus.run(&[&args[..], &["--json"]].concat()).ok().json()["output"].as_u64();
-            problems.extend(ledger.problems(&view, usize::try_from(records.unwrap()).unwrap()));
+            problems.extend(ledger.problems(&view, self.hands.records(&self.supervisor, id)));
         }
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 }
 
 fn submit(at: &str, envelopes: Vec<Envelope>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let client = RpcClient::connect(at.parse().unwrap(), ClientOptions::default()).unwrap();
-        for envelope in envelopes {
-            let params = SubmitWorkflowParams { envelope: envelope.into() };
-            let deadline = Instant::now() + PATIENCE;
-            while let Err(error) = client.call::<SubmitWorkflow>(&params).await {
-                assert!(Instant::now() < deadline, "{error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    });
+    let calls = Calls::to(at, None);
+    envelopes.into_iter().for_each(|envelope| calls.submit_workflow(envelope, PATIENCE));
 }
 
 #[test]
@@ -137,6 +130,56 @@ fn a_coordinator_goes_on_for_another_that_then_writes_nothing() {
     println!("taken over {took:?} after it was killed");
     assert!(took < TAKEN_OVER_WITHIN, "{took:?}");
     scene.check(&at_a, &ledger, &second);
+    let doctor = scene.hands.horus.run(&["doctor", "--redis-url", &scene.redis.url(), "--json"]);
+    assert_eq!(doctor.code, 0, "{doctor:?}");
+}
+
+#[test]
+fn two_coordinators_with_one_key_leave_each_other_alone_until_one_dies() {
+    let scene = Scene::new();
+    let directory = scene.hands.path("ledger");
+    std::fs::create_dir(&directory).unwrap();
+    let (ledger, user) = (Ledger::new(Path::new(&directory)), scene.hands.identity("me"));
+    let (id, first_runs, at_first) = scene.coordinator("a");
+    let (second_runs, at_second) = scene.another("a");
+    let name = |part: &str| (0..30).map(|n| format!("{part}{n}")).collect::<Vec<String>>();
+    let sign = |ids: &[String]| ids.iter().map(|n| ledger.sign(n, &user, &[id])).collect::<Vec<_>>();
+
+    // Both work side by side, each on what it was given.
+    let (ones, others) = (name("one"), name("other"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| submit(&at_first, sign(&ones)));
+        scope.spawn(|| submit(&at_second, sign(&others)));
+    });
+    scene.check(&at_second, &ledger, &ones);
+    scene.check(&at_first, &ledger, &others);
+    let owners = |ids: &[String]| {
+        let mut owners: Vec<_> =
+            ids.iter().map(|id| (scene.meta(id)["owner"].clone(), scene.meta(id)["epoch"].clone())).collect();
+        owners.dedup();
+        owners
+    };
+    let (one, other) = (owners(&ones), owners(&others));
+    assert_eq!((one.len(), other.len(), &one[0].1, &other[0].1), (1, 1, &"1".to_owned(), &"1".to_owned()));
+    assert_ne!(one, other, "each process is an owner of its own");
+    assert!(one[0].0.starts_with(&id.to_string()) && other[0].0.starts_with(&id.to_string()));
+    assert!(!second_runs.log().contains("taken over"), "{}", second_runs.log());
+
+    // One dies: the other goes on for it, as for any other coordinator.
+    let last = name("last");
+    submit(&at_first, sign(&last));
+    first_runs.signal(Signal::SIGKILL);
+    let since = Instant::now();
+    let left: Vec<&String> = last.iter().filter(|id| scene.meta(id)["status"] == "running").collect();
+    assert!(!left.is_empty(), "they take longer than it takes to submit them");
+    for id in left {
+        Hands::until("the other one has it", 2 * TAKEN_OVER_WITHIN, || {
+            (scene.meta(id)["owner"] == other[0].0).then_some(())
+        });
+    }
+    println!("taken over {:?} after it was killed", since.elapsed());
+    assert!(since.elapsed() < TAKEN_OVER_WITHIN);
+    scene.check(&at_second, &ledger, &last);
     let doctor = scene.hands.horus.run(&["doctor", "--redis-url", &scene.redis.url(), "--json"]);
     assert_eq!(doctor.code, 0, "{doctor:?}");
 }
