@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::error::RpcError;
+use crate::mesh::NodeStatus;
 
 /// A way to one node (or, for a topic, to one of several): HTTP, Mycelium messages, or a choice of
 /// them.
@@ -25,6 +26,17 @@ pub trait Carrier: Send + Sync + 'static {
     /// [`TimedOut`](crate::ErrorKind::TimedOut), [`TooLarge`](crate::ErrorKind::TooLarge) or
     /// [`InvalidReply`](crate::ErrorKind::InvalidReply).
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Option<Bytes>, RpcError>>;
+
+    /// How calls get there now, as far as the carrier keeps count of that. Asks nobody.
+    fn status(&self) -> Option<NodeStatus> {
+        None
+    }
+
+    /// Resolves when a way that had failed works again, so that whoever waits to call again need wait no longer; never for
+    /// carriers that do not look for that by themselves.
+    fn recovered(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// A request on its way out.

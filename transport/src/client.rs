@@ -1,6 +1,7 @@
 //! The caller's side of RPC.
 
 mod call;
+mod fares;
 mod http;
 mod options;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::address::Address;
 use crate::carrier::{Carrier, Outbound};
 use crate::error::{ErrorKind, RpcError};
+use crate::mesh::NodeStatus;
 use crate::method::{Method, NoParams};
 use crate::node_info::{GetNodeInfo, VerifiedNode};
 
@@ -79,6 +81,21 @@ impl RpcClient {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.0.address
+    }
+
+    /// How calls get there now: the path in use, its latency, what failed last. Asks nobody. `None` for a
+    /// carrier that does not tell, and for a topic of which no node is known.
+    #[must_use]
+    pub fn status(&self) -> Option<NodeStatus> {
+        let mut status = self.0.carrier.status()?;
+        status.peer_id = status.peer_id.or(self.address().pin()).or_else(|| self.known().map(|node| node.peer_id));
+        Some(status)
+    }
+
+    /// Resolves when a way to the node that had failed works again, where that is looked for in the background: on the
+    /// mesh. Over HTTP it never does.
+    pub async fn recovered(&self) {
+        self.0.carrier.recovered().await;
     }
 
     /// The identity that signs, if there is one.

@@ -191,8 +191,8 @@ impl Mesh {
     /// Serves a topic from now on, until [`Mesh::shutdown`] or until `stop`.
     ///
     /// # Errors
-    /// If the socket cannot be made, or another process serves the topic there. That the daemon is
-    /// away is no error: the topic is registered when it comes.
+    /// If the socket cannot be made; [`ErrorKind::IdConflict`] if another process of this host serves the topic. That
+    /// the daemon is away is no error: the topic is registered when it comes, unless another process was faster.
     pub async fn serve(&self, topic: &str, dispatcher: Dispatcher, stop: CancellationToken) -> Result<(), RpcError> {
         let shared = &self.0;
         if lock(&shared.services).iter().any(|service| service.topic == topic) {
@@ -204,6 +204,11 @@ impl Mesh {
         let daemon = Arc::clone(&shared.daemon);
         let forward = shared.options.forward.unwrap_or_else(|| daemon.is_local());
         let service = Arc::new(Service::new(topic.to_owned(), allow, socket, answerer, daemon, forward));
+        if shared.watcher.state().is_up()
+            && let Some(error) = service.taken().await
+        {
+            return Err(error);
+        }
         lock(&shared.services).push(Arc::clone(&service));
         let (inner, watcher) = (Arc::clone(shared), Arc::clone(&shared.watcher));
         shared.tasks.spawn(async move {
@@ -263,12 +268,10 @@ impl Mesh {
             if let Some(ip) = node.overlay_address().filter(|_| !nodes.iter().any(is_listed)) {
                 nodes.push(NodeStatus {
                     peer_id: Some(node.peer_id),
-                    overlay_ip: ip,
-                    topic: node.announcement.topics.first().cloned().unwrap_or_default(),
-                    path: None,
-                    outstanding: 0,
+                    overlay_ip: Some(ip),
+                    topic: node.announcement.topics.first().cloned(),
                     expires_at: Some(node.announcement.expires_at),
-                    paths: Vec::new(),
+                    ..NodeStatus::default()
                 });
             }
         }

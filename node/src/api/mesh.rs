@@ -1,7 +1,7 @@
 //! Methods about the mesh, which every role with a port serves.
 
 use horus_keys::{Envelope, PeerId};
-use horus_transport::MeshStatus;
+use horus_transport::{MeshStatus, NodeStatus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ pub struct MeshReport {
     /// How the mesh looks from there: the daemon, its links, the topics, and every known node with its paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<MeshStatus>,
+    /// The nodes that it calls by an `http://` or `https://` address, beside the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<NodeStatus>,
 }
 
 /// Parameters of `list_nodes`.

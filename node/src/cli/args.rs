@@ -356,7 +356,7 @@ pub struct UpArgs {
     #[arg(long, value_enum, default_value_t = MeshArg::Auto)]
     pub mesh: MeshArg,
     /// JSON-RPC address of the mycelium daemon
-    #[arg(long, default_value = "http://127.0.0.1:8990", value_name = "URL")]
+    #[arg(long, env = "HORUS_MYCELIUM_RPC", default_value = "http://127.0.0.1:8990", value_name = "URL")]
     pub mycelium_rpc: String,
     /// A further coordinator, on another machine, that the supervisor announces itself to; may be repeated
     #[arg(long, value_name = "ADDRESS")]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use horus_transport::{MeshStatus, NoParams, RpcError};
+use horus_transport::{MeshStatus, NoParams, NodeStatus, RpcError};
 use serde_json::json;
 
 use super::{
@@ -70,36 +70,46 @@ fn show(own: &MeshStatus, roles: &[(&str, Result<MeshReport, RpcError>)]) -> Res
         print_line("")?;
         match report {
             Err(error) => print_line(&printable(&format!("{role}: {error}")))?,
-            Ok(MeshReport { status: None, .. }) => print_line(&format!("{role}: takes no part in the mesh"))?,
-            Ok(MeshReport { status: Some(status), .. }) => show_role(role, status)?,
+            Ok(report) => show_role(role, report)?,
         }
     }
     Ok(())
 }
 
-fn show_role(role: &str, status: &MeshStatus) -> Result<(), Failure> {
+fn show_role(role: &str, report: &MeshReport) -> Result<(), Failure> {
+    let nodes = report.status.iter().flat_map(|status| &status.nodes).chain(&report.others);
+    match &report.status {
+        Some(status) => show_part(role, status)?,
+        None => print_line(&format!("{role}: takes no part in the mesh"))?,
+    }
+    let rows: Vec<_> = nodes.map(node_row).collect();
+    if rows.is_empty() {
+        return print_line(&format!("{role}: knows no other node yet"));
+    }
+    print_line(&table(["NODE", "ADDRESS", "TOPIC", "PATH", "LATENCY", "CALLS", "LAST ERROR"], rows))
+}
+
+/// What a role serves and has sent.
+fn show_part(role: &str, status: &MeshStatus) -> Result<(), Failure> {
     for topic in &status.topics {
         let state = serde_json::to_value(&topic.state).unwrap_or_default();
         let state = state["state"].as_str().unwrap_or_default().to_owned();
         print_line(&printable(&format!("{role}: serves {} ({state}), transport {}", topic.topic, status.transport)))?;
     }
-    print_line(&format!("{role}: {} messages sent, {} replies", status.messages_sent, status.replies_received))?;
-    if status.nodes.is_empty() {
-        return print_line(&format!("{role}: knows no other node yet"));
-    }
-    let rows = status.nodes.iter().map(|node| {
-        let path = node.paths.iter().find(|path| Some(path.path) == node.path);
-        let latency = path.and_then(|path| path.latency_ms).map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
-        let newest = node.paths.iter().filter(|path| path.last_error.is_some()).max_by_key(|path| path.last_error_at);
-        [
-            node.peer_id.map(|peer| peer.to_string()).unwrap_or_default(),
-            node.overlay_ip.to_string(),
-            node.topic.clone(),
-            node.path.map(|path| path.to_string()).unwrap_or_default(),
-            latency,
-            node.outstanding.to_string(),
-            newest.and_then(|path| path.last_error.clone()).unwrap_or_default(),
-        ]
-    });
-    print_line(&table(["NODE", "ADDRESS", "TOPIC", "PATH", "LATENCY", "CALLS", "LAST ERROR"], rows))
+    print_line(&format!("{role}: {} messages sent, {} replies", status.messages_sent, status.replies_received))
+}
+
+fn node_row(node: &NodeStatus) -> [String; 7] {
+    let path = node.in_use();
+    let url = node.paths.first().and_then(|path| path.url.clone()).unwrap_or_default();
+    let none = if node.paths.is_empty() { "not called yet" } else { "none works" };
+    [
+        node.peer_id.map(|peer| peer.to_string()).unwrap_or_default(),
+        node.overlay_ip.map_or(url, |ip| ip.to_string()),
+        node.topic.clone().unwrap_or_default(),
+        node.path.map_or_else(|| none.to_owned(), |path| path.to_string()),
+        path.and_then(|path| path.latency_ms).map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
+        node.outstanding.to_string(),
+        node.last_error().map(|(at, error)| format!("{at}: {error}")).unwrap_or_default(),
+    ]
 }

@@ -87,13 +87,18 @@ pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failur
             [
                 s.address.clone(),
                 state.as_str().unwrap_or_default().to_owned(),
+                s.path.map_or_else(|| "none works".to_owned(), |path| path.to_string()),
+                s.latency_ms.map(|l| format!("{l} ms")).unwrap_or_default(),
                 kinds.join(","),
                 s.outstanding.to_string(),
-                s.latency_ms.map(|l| format!("{l} ms")).unwrap_or_default(),
-                s.error.clone().unwrap_or_default(),
+                match (&s.error, &s.last_error, s.last_error_at) {
+                    (Some(now), ..) => now.clone(),
+                    (None, Some(before), Some(at)) => format!("{at}: {before}"),
+                    _ => String::new(),
+                },
             ]
         });
-        print_line(&table(["ADDRESS", "STATE", "RUNNERS", "OUTSTANDING", "LATENCY", ""], rows))?;
+        print_line(&table(["ADDRESS", "STATE", "PATH", "LATENCY", "RUNNERS", "OUTSTANDING", "LAST ERROR"], rows))?;
     }
     Ok(ExitCode::SUCCESS)
 }

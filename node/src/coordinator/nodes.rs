@@ -82,7 +82,7 @@ impl Coordinator {
     }
 
     pub(super) async fn get_mesh_status(self: Arc<Self>, _: Caller, _: NoParams) -> Result<MeshReport, RpcError> {
-        Ok(RoleMesh::report(self.shared.mesh.as_ref()).await)
+        Ok(RoleMesh::report(self.shared.mesh.as_ref(), self.shared.pool.outside_the_mesh()).await)
     }
 
     pub(super) async fn list_nodes(

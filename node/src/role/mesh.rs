@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use horus_keys::{Envelope, PeerId, Role, Timestamp, Trust};
 use horus_transport::{
-    CarrierFactory, ClientOptions, Dispatcher, Mesh, MeshOptions, RpcError, RpcServer, ServerOptions, Subnet,
-    TransportMode,
+    CarrierFactory, ClientOptions, Dispatcher, ErrorKind, Mesh, MeshOptions, NodeStatus, RpcError, RpcServer,
+    ServerOptions, Subnet, TransportMode,
 };
 use lru::LruCache;
 use tokio_util::task::TaskTracker;
@@ -127,6 +127,15 @@ pub(crate) struct Serving {
     pub(crate) shutdown: Shutdown,
 }
 
+/// Where a role is on the overlay, and what was told of that.
+#[derive(Default)]
+struct Place {
+    servers: TaskTracker,
+    tried: HashSet<Ipv6Addr>,
+    bound: HashSet<Ipv6Addr>,
+    said: Option<(horus_keys::MeshPublicKey, Vec<String>)>,
+}
+
 impl RoleMesh {
     /// Takes hold of the daemon, or `None` if the mesh is not wanted.
     ///
@@ -203,11 +212,11 @@ impl RoleMesh {
         self.mesh.serving(topic).iter().map(entry).collect()
     }
 
-    /// How the mesh looks from here; `None` where the role takes no part in it.
-    pub(crate) async fn report(mesh: Option<&Self>) -> MeshReport {
+    /// How the mesh looks from here, if the role takes part in it, and the nodes that it calls by URL.
+    pub(crate) async fn report(mesh: Option<&Self>, others: Vec<NodeStatus>) -> MeshReport {
         match mesh {
-            Some(this) => MeshReport { used: true, status: Some(this.mesh.status().await) },
-            None => MeshReport { used: false, status: None },
+            Some(this) => MeshReport { used: true, status: Some(this.mesh.status().await), others },
+            None => MeshReport { used: false, status: None, others },
         }
     }
 
@@ -215,42 +224,47 @@ impl RoleMesh {
     /// role is; until the role drains.
     ///
     /// # Errors
-    /// If the mesh is required and the topic cannot be served.
+    /// If another role of this host serves the topic, or the mesh is required and the topic cannot be served.
     pub(crate) async fn serve(self, serving: Serving) -> Result<impl Future<Output = ()> + Send, RoleError> {
         let stop = serving.shutdown.drain_token();
         if let Err(error) = self.mesh.serve(&self.topic, serving.dispatcher.clone(), stop).await {
-            if self.config.usage == MeshUse::Require {
+            // Two that took the topic from each other by turns would be worse than one that does not start.
+            if self.config.usage == MeshUse::Require || error.kind == ErrorKind::IdConflict {
                 return Err(RoleError::Mesh(error.message));
             }
             tracing::error!(topic = self.topic, %error, "the role is not served over Mycelium messages");
         }
-        Ok(self.attend(serving))
+        // At once, so that the first announcement says it already.
+        let mut place = Place::default();
+        self.look(&serving, &mut place).await;
+        Ok(self.attend(serving, place))
     }
 
-    async fn attend(self, serving: Serving) {
-        let servers = TaskTracker::new();
-        let mut tried = HashSet::new();
-        let mut bound = HashSet::new();
-        let mut said = None;
-        while !serving.shutdown.is_draining() {
-            let tun = self.mesh.overlay_address().filter(|_| self.mesh.has_tun());
-            if let Some(ip) = tun.filter(|ip| tried.insert(*ip)) {
-                match listen(ip, &serving).await {
-                    Ok(server) => {
-                        bound.insert(ip);
-                        if let Some(server) = server {
-                            servers.spawn(server.serve(serving.shutdown.drain_token()));
-                        }
+    /// Listens on the own overlay address if there is a new one, and lets be known where the role is if that has changed.
+    async fn look(&self, serving: &Serving, place: &mut Place) {
+        let tun = self.mesh.overlay_address().filter(|_| self.mesh.has_tun());
+        if let Some(ip) = tun.filter(|ip| place.tried.insert(*ip)) {
+            match listen(ip, serving).await {
+                Ok(server) => {
+                    place.bound.insert(ip);
+                    if let Some(server) = server {
+                        place.servers.spawn(server.serve(serving.shutdown.drain_token()));
                     }
-                    Err(error) => tracing::warn!(%ip, %error, "cannot serve HTTP on the own overlay address"),
                 }
+                Err(error) => tracing::warn!(%ip, %error, "cannot serve HTTP on the own overlay address"),
             }
-            let here = self.addresses(tun.filter(|ip| bound.contains(ip)), &serving);
-            if here != said {
-                let (key, addresses) = here.clone().unzip();
-                serving.announcer.live_at(key, addresses.unwrap_or_default());
-                said = here;
-            }
+        }
+        let here = self.addresses(tun.filter(|ip| place.bound.contains(ip)), serving);
+        if here != place.said {
+            let (key, addresses) = here.clone().unzip();
+            serving.announcer.live_at(key, addresses.unwrap_or_default());
+            place.said = here;
+        }
+    }
+
+    async fn attend(self, serving: Serving, mut place: Place) {
+        while !serving.shutdown.is_draining() {
+            self.look(&serving, &mut place).await;
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = serving.shutdown.draining() => {}
@@ -259,8 +273,8 @@ impl RoleMesh {
         if tokio::time::timeout(LEAVE, self.mesh.shutdown()).await.is_err() {
             tracing::debug!("the mesh was left without waiting for all replies");
         }
-        servers.close();
-        servers.wait().await;
+        place.servers.close();
+        place.servers.wait().await;
     }
 
     /// Where the role is on the overlay, once the daemon told: its key, and addresses, the best first.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use horus_keys::{PeerId, Timestamp, Trust};
 use horus_runners::admission::Verifier;
 use horus_runners::queue::Queue;
-use horus_transport::{Caller, RpcError};
+use horus_transport::{Caller, RpcClient, RpcError};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::role::{Announcer, Health, RoleMesh, Shutdown};
@@ -57,6 +57,8 @@ pub struct Supervisor {
     waiters: Arc<Waiters>,
     announcer: Arc<Announcer>,
     mesh: Option<RoleMesh>,
+    /// The coordinators that it announces itself to.
+    coordinators: Vec<RpcClient>,
     shutdown: Shutdown,
     /// Wakes the maintenance: something may be due earlier than it thinks.
     due: Notify,

@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use horus_keys::RunnerKind;
-use horus_transport::{Caller, ErrorKind, NoParams, NodeInfo, RpcError};
+use horus_transport::{Address, Caller, ErrorKind, NoParams, NodeInfo, RpcClient, RpcError};
 use tokio::time::Instant;
 
 use super::{Supervisor, errors};
@@ -95,7 +95,9 @@ impl Supervisor {
     }
 
     pub(super) async fn get_mesh_status(self: Arc<Self>, _: Caller, _: NoParams) -> Result<MeshReport, RpcError> {
-        Ok(RoleMesh::report(self.mesh.as_ref()).await)
+        let by_url = self.coordinators.iter().filter(|client| matches!(client.address(), Address::Http { .. }));
+        let others = by_url.filter_map(RpcClient::status).collect();
+        Ok(RoleMesh::report(self.mesh.as_ref(), others).await)
     }
 
     pub(super) async fn list_nodes(

@@ -85,6 +85,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         .map_err(|e| redis(&e))?;
     let events = queue.finished().await.map_err(|e| redis(&e))?;
 
+    let coordinators = announce::clients(&common, config.coordinators, config.client)?;
     let supervisor = Arc::new(Supervisor {
         me: common.peer_id(),
         trust: common.trust.clone(),
@@ -100,6 +101,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         waiters: Arc::new(Waiters::default()),
         announcer: Arc::new(common.announcer(Role::Supervisor)),
         mesh: common.mesh.clone(),
+        coordinators: coordinators.clone(),
         shutdown: common.shutdown.clone(),
         due: Notify::new(),
         server: tokio::sync::OnceCell::new(),
@@ -126,7 +128,6 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
     let addresses = server.local_addrs().to_vec();
     supervisor.announcer.serve_at(common.options.tls.is_some(), &addresses);
 
-    let announcing = announce::clients(&common, config.coordinators, config.client)?;
     let tasks = TaskTracker::new();
     if let Some(mesh) = common.mesh.clone() {
         let serving = Serving {
@@ -138,7 +139,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         };
         tasks.spawn(mesh.serve(serving).await?);
     }
-    for coordinator in announcing {
+    for coordinator in coordinators {
         tasks.spawn(announce::keep_announced(coordinator, supervisor.clone()));
     }
     tasks.spawn(store.keep_watch_with(common.shutdown.clone(), move || {

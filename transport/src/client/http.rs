@@ -10,8 +10,10 @@ use http::{HeaderMap, StatusCode};
 use reqwest::{Certificate, Client, Response, Url};
 
 use crate::carrier::{Carrier, Outbound};
+use crate::client::fares::Fares;
 use crate::client::options::ClientOptions;
 use crate::error::{ErrorKind, RpcError};
+use crate::mesh::NodeStatus;
 
 /// Below the server's idle timeout, so that it is seldom the server that closes first.
 const IDLE: Duration = Duration::from_secs(20);
@@ -23,6 +25,7 @@ pub(crate) struct HttpCarrier {
     client: Client,
     url: Url,
     response_bytes: usize,
+    fares: Fares,
 }
 
 impl HttpCarrier {
@@ -52,7 +55,7 @@ impl HttpCarrier {
         }
         let client =
             builder.build().map_err(|e| RpcError::internal(format!("no HTTP client could be made: {}", causes(&e))))?;
-        Ok(Self { client, url: url.clone(), response_bytes: options.response_bytes })
+        Ok(Self { client, url: url.clone(), response_bytes: options.response_bytes, fares: Fares::default() })
     }
 
     async fn exchange(&self, request: &Outbound) -> Result<Option<Bytes>, RpcError> {
@@ -144,8 +147,9 @@ impl HttpCarrier {
 impl Carrier for HttpCarrier {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Option<Bytes>, RpcError>> {
         async move {
+            let under_way = self.fares.begin(!request.long_poll);
             let exchange = self.exchange(&request);
-            tokio::time::timeout_at(request.deadline, exchange).await.unwrap_or_else(|_| {
+            let outcome = tokio::time::timeout_at(request.deadline, exchange).await.unwrap_or_else(|_| {
                 Err(RpcError::new(
                     ErrorKind::TimedOut,
                     format!(
@@ -154,9 +158,15 @@ impl Carrier for HttpCarrier {
                         self.url
                     ),
                 ))
-            })
+            });
+            under_way.end(outcome.as_ref().err());
+            outcome
         }
         .boxed()
+    }
+
+    fn status(&self) -> Option<NodeStatus> {
+        Some(self.fares.status(&self.url))
     }
 }
 

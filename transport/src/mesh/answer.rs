@@ -23,6 +23,11 @@ pub(super) const MAX_HOLD: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_millis(300);
 /// When an entry ends that others waited for, those that end right after it travel with it.
 const GATHER: Duration = Duration::from_millis(20);
+/// While entries of a message end one soon after the other, they are not parted: what comes of calls that were made together, and
+/// that keep the node busy, would take a message for every few of them. As long as that at most, from the message's arrival.
+const TOGETHER: Duration = Duration::from_millis(1500);
+/// How soon one after the other that is.
+const STEADY: Duration = Duration::from_millis(100);
 /// How long an entry may go on after its caller's time, so that its reply is there when it is asked
 /// for once more.
 const GRACE: Duration = Duration::from_secs(1);
@@ -171,6 +176,10 @@ async fn hold(head: &RequestHead, entries: &mut [(u64, Option<Pending>)]) {
                 Some(()) if !any_done => {
                     any_done = true;
                     leave = (begin + patience).max(Instant::now() + GATHER);
+                }
+                Some(()) if !head.first => {
+                    let steady = (Instant::now() + STEADY).min(begin + TOGETHER);
+                    leave = leave.max(steady);
                 }
                 Some(()) => {}
             },

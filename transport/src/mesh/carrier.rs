@@ -16,6 +16,7 @@ use super::route::{Route, Target};
 use crate::address::{Address, Host};
 use crate::carrier::{Carrier, Outbound};
 use crate::error::{ErrorKind, RpcError};
+use crate::mesh::NodeStatus;
 
 /// Nodes of a topic that are tried for one call.
 const MAX_NODES: usize = 3;
@@ -49,6 +50,15 @@ impl HostCarrier {
 impl Carrier for HostCarrier {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Outcome> {
         async move { self.shared.route(self.target()).send(request).await }.boxed()
+    }
+
+    fn status(&self) -> Option<NodeStatus> {
+        Some(NodeStatus::of(&self.shared.route(self.target()), &self.shared))
+    }
+
+    fn recovered(&self) -> BoxFuture<'_, ()> {
+        let route = self.shared.route(self.target());
+        async move { route.recovered().await }.boxed()
     }
 }
 
@@ -121,6 +131,10 @@ impl TopicCarrier {
 impl Carrier for TopicCarrier {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Outcome> {
         self.exchange(request).boxed()
+    }
+
+    fn status(&self) -> Option<NodeStatus> {
+        self.candidates().first().map(|(_, route)| NodeStatus::of(route, &self.shared))
     }
 }
 

@@ -74,6 +74,9 @@ pub(super) enum DaemonError {
         /// What it says.
         message: String,
     },
+    /// The topic is served by another role of this host.
+    #[error("{0}")]
+    Taken(String),
     /// It answered something else than its API promises.
     #[error("what answers is no mycelium daemon of a version that Horus knows: {0}")]
     Strange(String),

@@ -31,6 +31,9 @@ const TRUSTED_SILENCE: Duration = Duration::from_secs(10);
 const HEARD: Duration = Duration::from_millis(800);
 /// ... but for no longer than that.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the peer may take to say how far a message is, the first time and later ones.
+const FIRST_ASK: Duration = Duration::from_secs(1);
+const ASK: Duration = Duration::from_secs(2);
 /// How soon it is asked again about a call that goes on there.
 const NEXT: Duration = Duration::from_secs(10);
 /// How long a long poll waits at the node when many others wait for places at the daemon.
@@ -170,7 +173,8 @@ impl Core {
                         ask_at = Instant::now() + HEARD.saturating_sub(self.silence());
                     } else {
                         let numbers = batch.iter().map(|entry| entry.n).collect();
-                        asking = Some(self.probe(numbers, round).boxed());
+                        let wait = if round == 0 { FIRST_ASK } else { ASK };
+                        asking = Some(self.probe(numbers, wait).boxed());
                     }
                 }
                 Ok(()) = gone.changed() => {
@@ -279,12 +283,11 @@ impl Core {
     }
 
     /// Asks how far those entries are: without their bodies, and answered at once.
-    async fn probe(&self, numbers: Vec<u64>, round: u32) -> Probe {
+    async fn probe(&self, numbers: Vec<u64>, wait: Duration) -> Probe {
         let entry = |n| EntryHead { n, len: 0, auth: None, wait_ms: 0, resume: true };
         let head = self.head(Duration::ZERO, false, numbers.into_iter().map(entry).collect());
         let message = frame::encode(&head, &[]);
-        let wait = Duration::from_secs(if round == 0 { 1 } else { 2 });
-        match self.daemon.push(self.ip, &self.topic, &message, wait, false).await {
+        match self.daemon.push(self.ip, &self.topic, &message, wait, wait > ASK).await {
             Ok(Pushed::Reply(message)) => match self.read(&message) {
                 Ok(Heard::Reply(head, bodies)) => Probe::Reply(head, bodies),
                 Ok(Heard::Refused(e)) => Probe::Failed(e),
@@ -301,14 +304,15 @@ impl Core {
         }
     }
 
-    /// Asks whether the peer is there, which takes about two seconds if it is not.
-    pub(super) async fn ping(&self) -> Result<Duration, RpcError> {
+    /// Asks whether the peer is there, which takes `wait` if it is not. The daemon goes on trying all the while, so that a
+    /// peer that comes back meanwhile is heard at once.
+    pub(super) async fn ping(&self, wait: Duration) -> Result<Duration, RpcError> {
         let begin = Instant::now();
         if self.is_own() {
             let message = frame::encode(&self.head(Duration::ZERO, false, Vec::new()), &[]);
             return self.local(&message, begin + TRAVEL).await.map(|_| begin.elapsed());
         }
-        match self.probe(Vec::new(), 1).await {
+        match self.probe(Vec::new(), wait).await {
             Probe::Reply(..) => Ok(begin.elapsed()),
             Probe::Unreachable | Probe::Unclear => Err(self.unreachable()),
             Probe::Unserved => Err(self.unserved()),

@@ -12,6 +12,7 @@ use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::peer::{Outcome, Peer};
@@ -25,12 +26,21 @@ use crate::node_info::VerifiedNode;
 const SKIP_MESSAGES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 /// The same over HTTP.
 const SKIP_HTTP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How long a peer may take to answer a ping by message.
+const PING: Duration = Duration::from_secs(2);
+/// How long a ping lies at the daemon for a peer that cannot be reached: it sets out as soon as there is a route again, and
+/// costs less than many short ones.
+const LYING_PING: Duration = Duration::from_secs(60);
 /// How long a node may take to say who it is over HTTP.
 const PROBE: Duration = Duration::from_millis(1500);
 /// An HTTP reply that takes longer makes one ask whether the host is still there.
 const QUIET: Duration = Duration::from_millis(600);
 /// How long the host may take to accept a connection then.
 const CONNECT: Duration = Duration::from_millis(900);
+/// A host that has not accepted one so soon is in doubt.
+const SOON: Duration = Duration::from_millis(150);
+/// A reply by message that takes longer than this, and than three others took, puts the path in doubt.
+const DOUBT: Duration = Duration::from_millis(700);
 /// How often a call that waits asks again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -170,29 +180,47 @@ impl Path {
         matches!(self.way, Way::Http { .. }) && self.lock().is_up != Some(true)
     }
 
-    pub(super) fn set_up(&self, latency: Option<Duration>) {
+    /// Notes that it works. True if it did not before.
+    pub(super) fn set_up(&self, latency: Option<Duration>) -> bool {
         let mut health = self.lock();
+        let was_down = health.is_up == Some(false);
         health.is_up = Some(true);
         health.retry_at = None;
         health.skip = Duration::ZERO;
         if let Some(latency) = latency {
             health.latency = Some(health.latency.map_or(latency, |before| (before * 7 + latency) / 8));
         }
+        was_down
     }
 
     pub(super) fn set_down(&self, error: &RpcError) {
         let mut health = self.lock();
         health.is_up = Some(false);
         health.error = Some((Timestamp::now(), error.clone()));
-        let (least, most) = if self.kind == PathKind::Messages { SKIP_MESSAGES } else { SKIP_HTTP };
+        let (least, most) = match (self.kind, error.kind) {
+            // The next try takes long by itself.
+            (PathKind::Messages, ErrorKind::PeerUnreachable) => (SKIP_MESSAGES.0, SKIP_MESSAGES.0),
+            (PathKind::Messages, _) => SKIP_MESSAGES,
+            _ => SKIP_HTTP,
+        };
         health.skip = (health.skip * 2).clamp(least, most);
         health.retry_at = Some(Instant::now() + health.skip);
     }
 
-    /// Takes a request there. A host that has gone silent is noticed within 1.5 s.
-    pub(super) async fn send(&self, request: Outbound) -> Outcome {
+    /// Takes a request there. A host that has gone silent is noticed within 1.5 s; that it may have is told by `doubt` before.
+    pub(super) async fn send(&self, request: Outbound, doubt: &Notify) -> Outcome {
         match &self.way {
-            Way::Messages(peer) => peer.send(request).await,
+            Way::Messages(peer) if request.long_poll => peer.send(request).await,
+            Way::Messages(peer) => {
+                let patience = DOUBT.max(peer.latency().unwrap_or_default() * 3);
+                let send = peer.send(request);
+                tokio::pin!(send);
+                if let Ok(outcome) = tokio::time::timeout(patience, &mut send).await {
+                    return outcome;
+                }
+                doubt.notify_one();
+                send.await
+            }
             Way::Http { url, carrier, .. } => {
                 let send = carrier.send(request);
                 tokio::pin!(send);
@@ -200,7 +228,17 @@ impl Path {
                 loop {
                     match tokio::time::timeout(pause, &mut send).await {
                         Ok(outcome) => return outcome,
-                        Err(_) => accepts(url).await?,
+                        Err(_) => {
+                            let accepts = accepts(url);
+                            tokio::pin!(accepts);
+                            match tokio::time::timeout(SOON, &mut accepts).await {
+                                Ok(accepted) => accepted?,
+                                Err(_) => {
+                                    doubt.notify_one();
+                                    accepts.await?;
+                                }
+                            }
+                        }
                     }
                     pause = AGAIN;
                 }
@@ -208,11 +246,18 @@ impl Path {
         }
     }
 
+    /// How long a ping may take: a peer whose daemon answers, but where nobody serves, is asked again soon.
+    fn patience(&self) -> Duration {
+        let health = self.lock();
+        let cut_off = health.error.as_ref().is_some_and(|(_, error)| error.kind == ErrorKind::PeerUnreachable);
+        if health.is_up == Some(false) && cut_off { LYING_PING } else { PING }
+    }
+
     /// Asks whether the node is there, and over HTTP whether it is the right one.
     pub(super) async fn probe(&self, topic: &str, pin: Option<PeerId>) -> Result<Option<Arc<VerifiedNode>>, RpcError> {
         let begin = Instant::now();
         let outcome = match &self.way {
-            Way::Messages(peer) => peer.ping().await.map(|_| None),
+            Way::Messages(peer) => peer.ping(self.patience()).await.map(|_| None),
             Way::Http { url, carrier, options } => {
                 let address = crate::Address::Http { url: url.clone(), pin };
                 let options = ClientOptions { timeout: PROBE, ..options.clone() };
@@ -222,7 +267,7 @@ impl Path {
             }
         };
         match &outcome {
-            Ok(_) => self.set_up(matches!(self.way, Way::Http { .. }).then(|| begin.elapsed())),
+            Ok(_) => _ = self.set_up(matches!(self.way, Way::Http { .. }).then(|| begin.elapsed())),
             Err(e) => self.set_down(e),
         }
         outcome

@@ -149,9 +149,9 @@ impl Peer {
         self.core.has_alternative.store(exists, Ordering::Relaxed);
     }
 
-    /// Asks the peer whether it is there, and how long the answer took.
-    pub(super) async fn ping(&self) -> Result<Duration, RpcError> {
-        self.core.ping().await
+    /// Asks the peer whether it is there, for that long, and tells how long the answer took.
+    pub(super) async fn ping(&self, wait: Duration) -> Result<Duration, RpcError> {
+        self.core.ping(wait).await
     }
 
     /// How long a message and its reply take, if it was measured.

@@ -1,12 +1,15 @@
 //! The choice of a path to one node, call by call.
 
+use std::collections::VecDeque;
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use horus_keys::{MeshPublicKey, PeerId, Timestamp};
 use reqwest::Url;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -33,6 +36,14 @@ pub(super) struct Target {
     pub(super) pin: Option<PeerId>,
 }
 
+/// What came of a request on one path.
+enum Attempt {
+    /// The caller has its answer.
+    Done(Outcome),
+    /// The path failed: another one may do better.
+    Failed(RpcError),
+}
+
 /// The paths to one node.
 pub(super) struct Route {
     pub(super) target: Target,
@@ -40,6 +51,10 @@ pub(super) struct Route {
     paths: Mutex<Paths>,
     /// Whether a task tries the paths that failed.
     is_tended: AtomicBool,
+    /// Has that task look which they are.
+    failed: Notify,
+    /// Tells that a path works again.
+    back: Notify,
     /// Calls that are under way.
     pub(super) outstanding: AtomicUsize,
 }
@@ -54,7 +69,9 @@ struct Paths {
 impl Route {
     pub(super) fn new(shared: Arc<Shared>, target: Target) -> Self {
         let paths = Mutex::new(Paths { all: Vec::new(), made_from: (0, 0), used: Instant::now() });
-        Self { target, shared, paths, is_tended: AtomicBool::new(false), outstanding: AtomicUsize::new(0) }
+        let is_tended = AtomicBool::new(false);
+        let (failed, back) = (Notify::new(), Notify::new());
+        Self { target, shared, paths, is_tended, failed, back, outstanding: AtomicUsize::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Paths> {
@@ -82,6 +99,11 @@ impl Route {
     pub(super) fn seems_well(&self) -> bool {
         let paths = self.current_paths();
         paths.is_empty() || paths.iter().any(|path| path.is_usable())
+    }
+
+    /// Waits until a path that had failed works again.
+    pub(super) async fn recovered(&self) {
+        self.back.notified().await;
     }
 
     /// How long a call takes on the path in use, if that is known.
@@ -150,52 +172,82 @@ impl Route {
         urls
     }
 
-    /// Takes a request to the node by the best path that works.
+    /// Takes a request to the node by the best path that works. While that one is in doubt, the next is tried beside it: calls
+    /// can be sent twice.
     pub(super) async fn send(self: &Arc<Self>, request: Outbound) -> Outcome {
         let _counted = Counted::new(&self.outstanding);
         let paths = self.paths();
-        let mut last: Option<RpcError> = None;
-        let mut rest: Vec<&Arc<Path>> = paths.iter().filter(|path| path.is_usable()).collect();
+        let mut rest: VecDeque<Arc<Path>> = paths.iter().filter(|path| path.is_usable()).cloned().collect();
         if rest.len() < paths.len() {
             self.tend();
         }
         if rest.is_empty() {
             // All failed a moment ago: the caller still wants to be told how it is now.
-            rest = paths.iter().collect();
+            rest = paths.into();
         }
-        let count = rest.len();
-        for (at, path) in rest.into_iter().enumerate() {
-            let is_last = at + 1 == count;
-            if !path::fits(path.kind, &request.body, request.authorization.as_deref()) && !is_last {
-                continue;
-            }
-            if path.needs_probe()
-                && let Err(e) = self.try_out(path, if is_last { None } else { Some(TRY) }).await
-            {
-                last = Some(e);
-                continue;
-            }
-            let begin = Instant::now();
-            match path.send(request.clone()).await {
-                Ok(reply) => {
-                    path.set_up((path.kind != PathKind::Messages && !request.long_poll).then(|| begin.elapsed()));
-                    self.learn(&request, reply.as_ref());
-                    return Ok(reply);
+        let mut last: Option<RpcError> = None;
+        let mut attempts = FuturesUnordered::new();
+        let doubt = Arc::new(Notify::new());
+        loop {
+            while let Some(path) = rest.pop_front() {
+                let is_last = rest.is_empty();
+                if is_last || path::fits(path.kind, &request.body, request.authorization.as_deref()) {
+                    attempts.push(Arc::clone(self).attempt(path, request.clone(), is_last, Arc::clone(&doubt)));
+                    break;
                 }
-                Err(e) if path::is_path_failure(e.kind) => {
-                    tracing::debug!(path = %path.kind, ip = %self.target.ip, "{e}");
-                    path.set_down(&e);
-                    self.tend();
-                    // The first failure is of the preferred path, but the last one says the most.
-                    last = Some(e);
-                    if Instant::now() >= request.deadline {
-                        break;
+            }
+            let outcome = tokio::select! {
+                outcome = attempts.next() => outcome,
+                () = doubt.notified(), if !rest.is_empty() => continue,
+            };
+            match outcome {
+                None => return Err(last.unwrap_or_else(|| self.no_path())),
+                Some(Attempt::Done(outcome)) => {
+                    if !attempts.is_empty() {
+                        // What is wrong with the others is still worth knowing.
+                        tokio::spawn(async move { while attempts.next().await.is_some() {} });
                     }
+                    return outcome;
                 }
-                Err(e) => return Err(e),
+                // The first failure is of the preferred path, but the last one says the most.
+                Some(Attempt::Failed(error)) => last = Some(error),
+            }
+            if Instant::now() >= request.deadline {
+                rest.clear();
             }
         }
-        Err(last.unwrap_or_else(|| self.no_path()))
+    }
+
+    /// Takes a request to the node by one path.
+    async fn attempt(
+        self: Arc<Self>,
+        path: Arc<Path>,
+        request: Outbound,
+        is_last: bool,
+        doubt: Arc<Notify>,
+    ) -> Attempt {
+        if path.needs_probe()
+            && let Err(e) = self.try_out(&path, if is_last { None } else { Some(TRY) }).await
+        {
+            return Attempt::Failed(e);
+        }
+        let begin = Instant::now();
+        match path.send(request.clone(), &doubt).await {
+            Ok(reply) => {
+                if path.set_up((path.kind != PathKind::Messages && !request.long_poll).then(|| begin.elapsed())) {
+                    self.back.notify_waiters();
+                }
+                self.learn(&request, reply.as_ref());
+                Attempt::Done(Ok(reply))
+            }
+            Err(e) if path::is_path_failure(e.kind) => {
+                tracing::debug!(path = %path.kind, ip = %self.target.ip, "{e}");
+                path.set_down(&e);
+                self.tend();
+                Attempt::Failed(e)
+            }
+            Err(e) => Attempt::Done(Err(e)),
+        }
     }
 
     /// Tries a path before a call goes there. If it takes longer than `wait` it goes on in the
@@ -257,6 +309,7 @@ impl Route {
     /// Has the paths that failed tried again until all work or nobody calls the node any more.
     fn tend(self: &Arc<Self>) {
         if self.is_tended.swap(true, Ordering::AcqRel) {
+            self.failed.notify_one();
             return;
         }
         let route = Arc::clone(self);
@@ -271,26 +324,45 @@ impl Route {
     }
 
     async fn tend_until_well(&self) {
+        let mut tries = FuturesUnordered::new();
+        let mut tried: Vec<Arc<Path>> = Vec::new();
         loop {
             let (paths, used) = {
                 let paths = self.lock();
                 (paths.all.clone(), paths.used)
             };
-            // A path behind one that works is not needed.
-            let best = paths.iter().position(|path| path.health().is_up == Some(true)).unwrap_or(paths.len());
-            let failed: Vec<_> = paths[..best].iter().filter(|path| path.health().is_up == Some(false)).collect();
-            let Some(next) = failed.iter().filter_map(|path| path.health().retry_at).min() else { return };
             if used.elapsed() > IN_USE {
                 return;
             }
-            tokio::time::sleep_until(next).await;
+            // A path behind one that works is not needed.
+            let best = paths.iter().position(|path| path.health().is_up == Some(true)).unwrap_or(paths.len());
+            let failed: Vec<_> = paths[..best].iter().filter(|path| path.health().is_up == Some(false)).collect();
+            if failed.is_empty() {
+                return;
+            }
             for path in failed {
-                if path.health().retry_at.is_some_and(|at| at <= Instant::now()) {
-                    let _ = self.probe(path).await;
+                if !tried.iter().any(|other| Arc::ptr_eq(other, path)) {
+                    tried.push(Arc::clone(path));
+                    tries.push(self.try_again(Arc::clone(path)));
                 }
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::select! {
+                Some(path) = tries.next() => tried.retain(|other| !Arc::ptr_eq(other, &path)),
+                () = self.failed.notified() => {}
+            }
         }
+    }
+
+    /// Tries a path that failed, when it is time.
+    async fn try_again(&self, path: Arc<Path>) -> Arc<Path> {
+        if let Some(at) = path.health().retry_at {
+            tokio::time::sleep_until(at).await;
+            // It may have been called meanwhile, with or without success.
+            if path.health().retry_at.is_some_and(|at| at <= Instant::now()) && self.probe(&path).await.is_ok() {
+                self.back.notify_waiters();
+            }
+        }
+        path
     }
 }
 

@@ -1,7 +1,7 @@
 //! Serving a topic: registered with the daemon for as long as the node runs, whatever becomes of the
 //! daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Answerer;
 use super::daemon::{Daemon, DaemonError, Message};
 use super::frame;
-use super::socket::Socket;
+use super::socket::{self, Socket};
 use super::subnet::Subnet;
 use super::watch::Watcher;
 use crate::error::RpcError;
@@ -167,8 +167,24 @@ impl Service {
         }
     }
 
+    /// The error of a topic that another role of this host serves already, if one does.
+    pub(super) async fn taken(&self) -> Option<RpcError> {
+        let other = self.daemon.socket(&self.topic).await.ok().flatten()?;
+        self.is_taken(&other).await.then(|| socket::taken(&self.topic, &other))
+    }
+
+    /// Whether somebody else listens on the socket that the daemon has for the topic.
+    async fn is_taken(&self, path: &str) -> bool {
+        self.forward && Some(path) != self.socket.path().to_str() && socket::is_alive(Path::new(path)).await
+    }
+
     async fn register(&self) -> Result<(), DaemonError> {
         let topic = &self.topic;
+        if let Some(other) = self.daemon.socket(topic).await?
+            && self.is_taken(&other).await
+        {
+            return Err(DaemonError::Taken(socket::taken(topic, &other).message));
+        }
         self.daemon.add_topic(topic).await?;
         let present = self.daemon.sources(topic).await?;
         for subnet in &self.allow {

@@ -24,12 +24,34 @@ use crate::rate::Origin;
 const READ: Duration = Duration::from_secs(5);
 /// A reply must be taken within that time.
 const WRITE: Duration = Duration::from_secs(10);
+/// How long a socket may take to accept, to be looked whether somebody is there.
+const ALIVE: Duration = Duration::from_secs(1);
 /// Messages that are answered at a time, long polls included.
 const MAX_CONNECTIONS: usize = 768;
 /// No reply on a socket is read beyond that, in bytes.
 const MAX_REPLY: usize = frame::MAX_MESSAGE + 4096;
 /// The system's bound for the path of a socket, with its final zero.
 const MAX_PATH: usize = 107;
+
+/// Whether somebody listens on that socket. One that must not be connected to is held for alive: it is another user's.
+pub(super) async fn is_alive(path: &Path) -> bool {
+    match tokio::time::timeout(ALIVE, UnixStream::connect(path)).await {
+        Ok(Ok(_)) | Err(_) => true,
+        Ok(Err(e)) => e.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// The error of a topic that another process of this host serves at that socket.
+pub(super) fn taken(topic: &str, socket: &str) -> RpcError {
+    RpcError::new(
+        ErrorKind::IdConflict,
+        format!(
+            "another process on this host serves the topic {topic} at {socket}: stop it, or start this one with \
+             `--topic SUFFIX`, so that it serves {topic}.SUFFIX"
+        ),
+    )
+    .with("topic", topic)
+}
 
 /// A socket that is bound. Its file is removed when it is dropped.
 pub(super) struct Socket {
@@ -56,10 +78,8 @@ impl Socket {
         std::fs::create_dir_all(directory)
             .map_err(|e| refused(format!("cannot make the directory {}: {e}", directory.display())))?;
         if path.exists() {
-            if UnixStream::connect(&path).await.is_ok() {
-                return Err(refused(format!(
-                    "another process serves the topic {topic} at {shown}: stop it, or give this one another --topic"
-                )));
+            if is_alive(&path).await {
+                return Err(taken(topic, &shown.to_string()));
             }
             std::fs::remove_file(&path).map_err(|e| refused(format!("cannot remove the stale socket {shown}: {e}")))?;
         }

@@ -77,15 +77,17 @@ pub struct TopicStatus {
 }
 
 /// A node, and the paths to it.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// The role's key, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_id: Option<PeerId>,
-    /// Its host.
-    pub overlay_ip: Ipv6Addr,
-    /// Its topic.
-    pub topic: String,
+    /// Its host; absent for a node that is called by its URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_ip: Option<Ipv6Addr>,
+    /// Its topic; absent for a node that is called by its URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
     /// The path that the next call takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathKind>,
@@ -121,6 +123,19 @@ pub struct PathStatus {
 }
 
 impl NodeStatus {
+    /// The path that the next call takes.
+    #[must_use]
+    pub fn in_use(&self) -> Option<&PathStatus> {
+        self.paths.iter().find(|path| Some(path.path) == self.path)
+    }
+
+    /// What failed last on any path, and when.
+    #[must_use]
+    pub fn last_error(&self) -> Option<(Timestamp, &str)> {
+        let errors = self.paths.iter().filter_map(|path| Some((path.last_error_at?, path.last_error.as_deref()?)));
+        errors.max_by_key(|(at, _)| *at)
+    }
+
     pub(super) fn of(route: &Route, shared: &Shared) -> Self {
         let now = Timestamp::now();
         let target = &route.target;
@@ -130,8 +145,8 @@ impl NodeStatus {
         let path = paths.iter().find(|path| path.is_usable()).map(|path| path.kind);
         Self {
             peer_id: target.pin.or(node.map(|node| node.peer_id)),
-            overlay_ip: target.ip,
-            topic: target.topic.clone(),
+            overlay_ip: Some(target.ip),
+            topic: Some(target.topic.clone()),
             path,
             outstanding: route.outstanding.load(Ordering::Relaxed),
             expires_at: node.map(|node| node.announcement.expires_at),

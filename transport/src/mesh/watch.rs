@@ -126,8 +126,10 @@ async fn ended(canary: &mut Option<TcpStream>) {
 impl From<DaemonError> for crate::RpcError {
     fn from(e: DaemonError) -> Self {
         let kind = match e {
-            DaemonError::Down(_) => crate::ErrorKind::DaemonDown,
-            DaemonError::Refused { .. } | DaemonError::Strange(_) => crate::ErrorKind::DaemonDown,
+            DaemonError::Taken(_) => crate::ErrorKind::IdConflict,
+            DaemonError::Down(_) | DaemonError::Refused { .. } | DaemonError::Strange(_) => {
+                crate::ErrorKind::DaemonDown
+            }
         };
         Self::new(kind, e.to_string())
     }

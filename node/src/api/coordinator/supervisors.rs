@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use horus_keys::{PeerId, RunnerKind, Timestamp};
+use horus_transport::PathKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,18 +54,24 @@ pub struct SupervisorView {
     pub runners: Vec<RunnerKind>,
     /// How many steps it has from this coordinator.
     pub outstanding: u32,
-    /// How long its latest short answer took, in milliseconds.
+    /// How long a short call takes on the path in use, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
-    /// How calls get there: `http`, `mycelium` or `topic`.
+    /// How calls get there now: `overlay` (HTTP to its overlay address), `messages` or `http`; absent while no path works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
+    pub path: Option<PathKind>,
     /// Its labels, which a step's `supervisor` key can ask for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Why it gets no steps, or what its latest call failed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What failed last, on any path, also when it works again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_at: Option<Timestamp>,
     /// Until when it is used: for one that announced itself, not for those given by `--supervisor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,

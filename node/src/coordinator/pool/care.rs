@@ -26,7 +26,8 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
     let mut failures = 0_u32;
     loop {
         let now = Timestamp::now();
-        if pool.is_double(&supervisor) && supervisor.outstanding() == 0 {
+        let is_needless = supervisor.is_retired() || pool.is_double(&supervisor);
+        if is_needless && supervisor.outstanding() == 0 {
             pool.remove(&supervisor);
             return;
         }
@@ -64,6 +65,7 @@ pub(super) async fn look_after(supervisor: Arc<Supervisor>, pool: Arc<Pool>) {
         tokio::select! {
             () = next_look(&supervisor, pause) => {}
             () = supervisor.look.notified() => tokio::time::sleep_until(soonest).await,
+            () = supervisor.client.recovered(), if failures > 0 => {}
             () = pool.shutdown.stopped() => return,
         }
     }

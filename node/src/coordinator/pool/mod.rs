@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use horus_keys::{NodeAnnouncement, PeerId, RunnerKind, Timestamp, Trust};
 use horus_runners::admission::Verifier;
-use horus_transport::{Address, ClientOptions, RpcClient, RpcError};
+use horus_transport::{Address, ClientOptions, NodeStatus, RpcClient, RpcError};
 use tokio::sync::{mpsc, watch};
 
 use super::waiter;
@@ -62,7 +62,7 @@ impl Pool {
     pub(crate) fn add(self: &Arc<Self>, address: &Address, given: bool) -> Result<Arc<Supervisor>, RpcError> {
         let mut all = self.supervisors.write().unwrap_or_else(PoisonError::into_inner);
         let text = address.to_string();
-        if let Some(known) = all.iter().find(|known| known.address == text) {
+        if let Some(known) = all.iter().find(|known| known.address == text && !known.is_retired()) {
             return Ok(Arc::clone(known));
         }
         let client = RpcClient::connect(address.clone(), self.options.clone())?;
@@ -86,29 +86,46 @@ impl Pool {
         now: Timestamp,
     ) -> Result<Timestamp, String> {
         let until = announcement.expires_at.min(now.saturating_add(MAX_ANNOUNCED_FOR));
-        let pins = |known: &Supervisor| known.client.address().pin() == Some(peer);
-        if let Some(known) = self.all().iter().find(|known| known.peer() == Some(peer) || pins(known)) {
+        let all = self.all();
+        let is_it = |known: &&Arc<Supervisor>| {
+            !known.is_retired() && (known.peer() == Some(peer) || known.client.address().pin() == Some(peer))
+        };
+        let known = all.iter().find(is_it);
+        if let Some(known) = known {
             known.announced(until);
-            return Ok(until);
-        }
-        if self.all().len() >= MAX_ANNOUNCED {
+            if known.given {
+                return Ok(until);
+            }
+        } else if all.len() >= MAX_ANNOUNCED {
             return Err(format!("this coordinator knows {MAX_ANNOUNCED} supervisors already"));
         }
         let mut problem = "it announces no address".to_owned();
         for text in &announcement.addresses {
-            let added = text
-                .parse::<Address>()
-                .map_err(|error| error.to_string())
-                .and_then(|address| self.add(&address.pinned(peer), false).map_err(|error| error.to_string()));
-            match added {
+            let address = match text.parse::<Address>() {
+                Ok(address) => address.pinned(peer),
+                Err(error) => {
+                    problem = error.to_string();
+                    continue;
+                }
+            };
+            // The best address that can be called, also when it announced another one before: its daemon may have come, or it
+            // has moved.
+            if known.is_some_and(|known| known.address == address.to_string()) {
+                return Ok(until);
+            }
+            match self.add(&address, false) {
                 Ok(supervisor) => {
                     supervisor.announced(until);
+                    if let Some(known) = known {
+                        tracing::info!(from = %known.address, to = %supervisor.address, "supervisor has another address");
+                        known.retire();
+                    }
                     return Ok(until);
                 }
-                Err(error) => problem = error,
+                Err(error) => problem = error.to_string(),
             }
         }
-        Err(problem)
+        if known.is_some() { Ok(until) } else { Err(problem) }
     }
 
     fn all(&self) -> Vec<Arc<Supervisor>> {
@@ -118,7 +135,8 @@ impl Pool {
     /// Whether another one is the same node, and was given by flag or was there before: then this one is one too many.
     fn is_double(&self, one: &Arc<Supervisor>) -> bool {
         let all = self.supervisors.read().unwrap_or_else(PoisonError::into_inner);
-        let first = all.iter().filter(|known| known.peer().is_some() && known.peer() == one.peer());
+        let same = |known: &&Arc<Supervisor>| known.peer().is_some() && known.peer() == one.peer();
+        let first = all.iter().filter(same).filter(|known| !known.is_retired());
         !one.given && first.min_by_key(|known| !known.given).is_some_and(|first| !Arc::ptr_eq(first, one))
     }
 
@@ -131,7 +149,9 @@ impl Pool {
     /// The supervisor with that key.
     pub(crate) fn find(&self, peer: &PeerId) -> Option<Arc<Supervisor>> {
         let all = self.supervisors.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().find(|known| known.peer() == Some(*peer)).cloned()
+        let same = |known: &&Arc<Supervisor>| known.peer() == Some(*peer);
+        // One that is to go is found only if there is no other.
+        all.iter().filter(same).min_by_key(|known| known.is_retired()).cloned()
     }
 
     /// The least loaded supervisor that may have a step of that kind now; those equally loaded take turns.
@@ -204,9 +224,17 @@ impl Pool {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Those that are called by a URL, so that the mesh knows nothing of them.
+    pub(crate) fn outside_the_mesh(&self) -> Vec<NodeStatus> {
+        let all = self.all();
+        let outside = all.iter().filter(|known| matches!(known.client.address(), Address::Http { .. }));
+        outside.filter_map(|known| known.client.status()).collect()
+    }
+
     /// All of them, as `list_supervisors` shows them.
     pub(crate) fn views(&self) -> Vec<SupervisorView> {
         let mut all = self.all();
+        all.retain(|known| !known.is_retired() || known.outstanding() > 0);
         all.sort_by_key(|known| !known.given);
         all.iter().map(|known| known.view()).collect()
     }

@@ -1,7 +1,7 @@
 //! One supervisor, as the coordinator knows it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub(crate) struct Supervisor {
     pub(crate) look: Notify,
     known: RwLock<Known>,
     outstanding: AtomicU32,
+    /// Whether it announced another address since, and is kept only until it has no steps at this one.
+    retired: AtomicBool,
     watches: mpsc::UnboundedSender<Vec<Watch>>,
 }
 
@@ -51,6 +53,8 @@ struct Known {
     refused: Option<String>,
     /// What the latest call failed with.
     error: Option<String>,
+    /// What any call failed with last, and when; kept when it answers again.
+    last_error: Option<(Timestamp, String)>,
     /// Kinds that it takes no jobs of until then: its queue was full.
     full: HashMap<RunnerKind, Instant>,
     expires_at: Option<Timestamp>,
@@ -79,6 +83,7 @@ impl Supervisor {
             look: Notify::new(),
             known: RwLock::default(),
             outstanding: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
             watches,
         }
     }
@@ -137,6 +142,17 @@ impl Supervisor {
         !self.given && self.read().expires_at.is_some_and(|at| at < now)
     }
 
+    /// Gives it no more steps: it is called at another address now.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.look.notify_one();
+    }
+
+    /// Whether it is called at another address now.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Notes until when it is used.
     pub(crate) fn announced(&self, until: Timestamp) {
         let mut known = self.write();
@@ -174,6 +190,7 @@ impl Supervisor {
     pub(crate) fn silent(&self, error: &RpcError) {
         let mut known = self.write();
         known.error = Some(error.to_string());
+        known.last_error = Some((Timestamp::now(), error.to_string()));
         if known.silent_since.is_none() {
             known.silent_since = Some(Instant::now());
             known.silences += 1;
@@ -191,7 +208,7 @@ impl Supervisor {
 
     /// Whether a step may be sent there now.
     pub(crate) fn takes(&self, kind: &RunnerKind, selector: Option<&Selector>) -> Option<PeerId> {
-        if self.outstanding.load(Ordering::Relaxed) >= MAX_OUTSTANDING {
+        if self.is_retired() || self.outstanding.load(Ordering::Relaxed) >= MAX_OUTSTANDING {
             return None;
         }
         let known = self.read();
@@ -240,21 +257,23 @@ impl Supervisor {
     pub(crate) fn view(&self) -> SupervisorView {
         let state = self.state();
         let known = self.read();
-        let path = match self.client.address() {
-            Address::Http { .. } => "http",
-            Address::Mycelium { .. } => "mycelium",
-            Address::Topic { .. } => "topic",
-        };
+        let way = self.client.status().unwrap_or_default();
+        let latency = way.in_use().and_then(|path| path.latency_ms).map(|ms| Duration::from_secs_f64(ms / 1000.0));
+        let on_the_way = way.last_error().map(|(at, error)| (at, error.to_owned()));
+        let last_error = known.last_error.clone().into_iter().chain(on_the_way).max_by_key(|(at, _)| *at);
+        let (last_error_at, last_error) = last_error.unzip();
         SupervisorView {
             address: self.address.clone(),
             peer_id: known.peer,
             state,
             runners: known.kinds.iter().cloned().collect(),
             outstanding: self.outstanding(),
-            latency_ms: known.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
-            path: Some(path.to_owned()),
+            latency_ms: latency.or(known.latency).map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            path: way.path,
             labels: known.labels.clone(),
             error: known.refused.clone().or_else(|| known.error.clone()),
+            last_error,
+            last_error_at,
             expires_at: known.expires_at.filter(|_| !self.given),
         }
     }
