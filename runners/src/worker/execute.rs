@@ -154,7 +154,15 @@ mod tests {
     fn held() -> HeldJob {
         let (all, id) = (Held::default(), LocalId::new("a").unwrap());
         let run_until = Timestamp::now();
-        all.insert(&[Claimed { id: id.clone(), token: 1, batch: Digest::of(b""), index: 0, attempt: 0, running: false, run_until }]);
+        all.insert(&[Claimed {
+            id: id.clone(),
+            token: 1,
+            batch: Digest::of(b""),
+            index: 0,
+            attempt: 0,
+            running: false,
+            run_until,
+        }]);
         all.get(&id, 1).unwrap()
     }
 

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use horus_keys::KeyDir;
+use horus_keys::{Identity, KeyDir};
 use horus_tests::{Running, TestRedis};
 use horus_transport::simulator::MeshSimulator;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::world::{HOSTS, World, underlay};
+use super::world::{HOSTS, World};
 
 const KINDS: [&str; 4] = ["noop", "hero", "sal", "osiris"];
 
@@ -53,33 +53,18 @@ impl Scene {
     /// Everything started with `supervisors` of them, addressed as `over` says.
     pub(super) fn start(world: World, over: Over, supervisors: usize) -> Self {
         let mut scene = Self::empty(world);
-        scene.trusted("me", "submitter,operator", "*");
-        scene.trusted("c", "coordinator", "*");
-        for host in 1..=supervisors {
-            scene.trusted(&format!("s{host}"), "supervisor", "*");
-            for kind in KINDS {
-                scene.trusted(&format!("{kind}{host}"), "runner", kind);
-            }
-        }
+        scene.trust_all(supervisors);
         let mut addresses = Vec::new();
         for host in 1..=supervisors {
             scene.supervisor(host, over, &[]);
-            for kind in KINDS {
-                scene.runner(host, kind);
-            }
+            scene.runners(host);
             addresses.push(match over {
-                Over::Plain => format!("http://{}:{}", underlay(host), scene.ports[host]),
+                Over::Plain => format!("http://{}:{}", scene.world.underlay(host), scene.ports[host]),
                 _ => format!("mycelium://{}", scene.world.host(host)),
             });
         }
-        // Over messages a supervisor is looked at once a minute: its runners are there when the coordinator comes.
         for host in 1..=supervisors {
-            let address = format!("http://127.0.0.1:{}", scene.ports[host]);
-            scene.until("all runners are alive", Duration::from_secs(60), || {
-                let list = ["runners", "list", "--supervisor", &address, "--json"];
-                let (ok, out) = scene.try_horus(host, Some("me"), &list);
-                (ok && out.matches("\"alive\"").count() == KINDS.len()).then_some(())
-            });
+            scene.until_runners(host);
         }
         let mut flags = Vec::new();
         for address in &addresses {
@@ -88,6 +73,25 @@ impl Scene {
         scene.coordinator(over, &flags);
         scene.until_alive(supervisors);
         scene
+    }
+
+    /// Keys for a user, a coordinator, and so many supervisors with their runners, which all know each other.
+    pub(super) fn trust_all(&self, supervisors: usize) {
+        self.trusted("me", "submitter,operator", "*");
+        self.trusted("c", "coordinator", "*");
+        for host in 1..=supervisors {
+            self.trusted(&format!("s{host}"), "supervisor", "*");
+            for kind in KINDS {
+                self.trusted(&format!("{kind}{host}"), "runner", kind);
+            }
+        }
+    }
+
+    /// A runner of each kind on a host.
+    pub(super) fn runners(&mut self, host: usize) {
+        for kind in KINDS {
+            self.role(host, &format!("{kind}{host}"), &["runner", kind]);
+        }
     }
 
     pub(super) fn path(&self, name: &str) -> String {
@@ -129,18 +133,14 @@ impl Scene {
 
     pub(super) fn supervisor(&mut self, host: usize, over: Over, more: &[&str]) {
         let (port, identity) = (self.ports[host].to_string(), self.path(&format!("h{host}")));
-        let listen = format!("{}:{port}", underlay(host));
+        let listen = format!("{}:{port}", self.world.underlay(host));
         let mut args = vec!["supervisor", "--port", &port, "--host-identity", &identity];
         args.extend(transport(over));
-        if over == Over::Plain {
+        if over == Over::Plain && self.world.is_real() {
             args.extend(["--listen", &listen]);
         }
         args.extend(more);
         self.role(host, &format!("s{host}"), &args);
-    }
-
-    fn runner(&mut self, host: usize, kind: &str) {
-        self.role(host, &format!("{kind}{host}"), &["runner", kind]);
     }
 
     pub(super) fn coordinator(&mut self, over: Over, more: &[&str]) {
@@ -180,6 +180,34 @@ impl Scene {
         let (ok, out) = self.try_horus(0, Some("me"), &["supervisors", "list", "--json"]);
         let list: Value = if ok { serde_json::from_str(&out).unwrap() } else { Value::Null };
         list["supervisors"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Until all runners of a host are alive. A coordinator looks at a supervisor once a minute over messages: they are to be
+    /// there when it comes.
+    pub(super) fn until_runners(&self, host: usize) {
+        let address = format!("http://127.0.0.1:{}", self.ports[host]);
+        self.until("all runners are alive", Duration::from_secs(60), || {
+            let list = ["runners", "list", "--supervisor", &address, "--json"];
+            let (ok, out) = self.try_horus(host, Some("me"), &list);
+            (ok && out.matches("\"alive\"").count() == KINDS.len()).then_some(())
+        });
+    }
+
+    /// The identity of somebody who was made a key.
+    pub(super) fn identity(&self, who: &str) -> Identity {
+        KeyDir::load(&self.dir.path().join(who), || Ok(None)).unwrap().identity
+    }
+
+    /// Waits until no message was sent for a while, and tells how many were in all.
+    pub(super) fn until_quiet(&self) -> u64 {
+        let (mut count, mut since) = (0, Instant::now());
+        self.until("the mesh is quiet", Duration::from_secs(60), || {
+            let now = self.world.messages().unwrap();
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+            (since.elapsed() > Duration::from_secs(2)).then_some(count)
+        })
     }
 
     /// Until so many supervisors answer, with all their runners.

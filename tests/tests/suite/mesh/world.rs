@@ -46,6 +46,11 @@ impl World {
         matches!(self, Self::Real(_))
     }
 
+    /// Whether the daemons themselves find each other within seconds of healing: real ones on kernels that let TCP be told so.
+    pub(super) fn heals_soon(&self) -> bool {
+        !self.is_real() || std::path::Path::new("/proc/sys/net/ipv4/tcp_rto_max_ms").exists()
+    }
+
     /// The identity that the daemon's key of a host was made from.
     pub(super) fn host(&self, host: usize) -> PeerId {
         MeshSimulator::identity(host).peer_id()
@@ -74,6 +79,11 @@ impl World {
         command
     }
 
+    /// The address of a host below the overlay.
+    pub(super) fn underlay(&self, host: usize) -> String {
+        if self.is_real() { underlay(host) } else { "127.0.0.1".to_owned() }
+    }
+
     /// A port for a role: real hosts have all their ports to themselves.
     pub(super) fn port(&self, usual: u16) -> u16 {
         if self.is_real() { usual } else { free_port() }
@@ -93,13 +103,39 @@ impl World {
         }
     }
 
+    /// Has a real host drop what it would send to another one over its TUN: HTTP over the overlay goes silent, while messages,
+    /// which the daemons carry themselves, go on. Taken back by `unmute`.
+    pub(super) fn mute(&self, host: usize, to: usize) {
+        let address = self.host(to).overlay_address();
+        ip(&format!("-n {} -6 route add blackhole {address}/128 metric 1", space(host)));
+    }
+
+    pub(super) fn unmute(&self, host: usize, to: usize) {
+        let address = self.host(to).overlay_address();
+        ip(&format!("-n {} -6 route del blackhole {address}/128 metric 1", space(host)));
+    }
+
+    pub(super) fn kill_daemon(&self, host: usize) {
+        match self {
+            Self::Simulated { mesh, runtime } => runtime.block_on(mesh.node(host).stop()),
+            Self::Real(mesh) => mesh.kill(host),
+        }
+    }
+
+    pub(super) fn start_daemon(&self, host: usize) {
+        match self {
+            Self::Simulated { mesh, runtime } => runtime.block_on(async { mesh.node(host).start() }).unwrap(),
+            Self::Real(mesh) => mesh.spawn(host),
+        }
+    }
+
     /// Kills the daemon of a host and starts it again.
     pub(super) fn restart_daemon(&self, host: usize) {
         match self {
             Self::Simulated { mesh, runtime } => runtime.block_on(mesh.node(host).restart()).unwrap(),
-            Self::Real(mesh) => {
-                mesh.kill(host);
-                mesh.spawn(host);
+            Self::Real(_) => {
+                self.kill_daemon(host);
+                self.start_daemon(host);
             }
         }
     }
@@ -165,6 +201,9 @@ impl RealMesh {
                 let link = SlowLink::start(listen.parse().unwrap(), target.parse().unwrap(), round_trip / 2);
                 mesh.slow.push(link.unwrap());
             }
+            // As docs/MESH.md advises: else TCP between the daemons waits longer and longer while a host is cut off, and as
+            // long again when it is back. Kernels before 6.15 do not have it.
+            try_ip(&format!("netns exec {space} sysctl -qw net.ipv4.tcp_rto_max_ms=2000"));
             mesh.spawn(host);
         }
         Some(mesh)
@@ -223,7 +262,7 @@ fn space(host: usize) -> String {
     format!("hwire{host}")
 }
 
-/// The address of a host below the overlay.
+/// The address of a real host below the overlay.
 pub(super) fn underlay(host: usize) -> String {
     format!("10.81.0.{}", host + 1)
 }
