@@ -35,6 +35,11 @@ pub(crate) struct Claimer<E> {
     pub(crate) shutdown: CancellationToken,
 }
 
+/// From how many bytes of documents on, or from more than how many documents, verification leaves the async threads: below, handing
+/// it over costs more than doing it.
+const LARGE_BYTES: usize = 32 * 1024;
+const FEW: usize = 4;
+
 /// A job that may be executed.
 struct Ready {
     claimed: Claimed,
@@ -178,8 +183,8 @@ impl<E: Executor> Claimer<E> {
         for _ in 0..3 {
             let jobs: Vec<Claimed> = open.iter().map(|at| claimed[*at].clone()).collect();
             let results;
-            if sent.is_empty() {
-                results = self.gate.admit(&jobs, &[], &mut documents);
+            if sent.iter().map(|(_, text)| text.len()).sum::<usize>() < LARGE_BYTES && sent.len() <= FEW {
+                results = self.gate.admit(&jobs, &std::mem::take(&mut sent), &mut documents);
             } else {
                 let (gate, new, mut all) = (self.gate.clone(), std::mem::take(&mut sent), documents);
                 // Signatures are work for another thread.
