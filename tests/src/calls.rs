@@ -7,8 +7,8 @@ use std::{
 
 use horus_keys::{Envelope, Identity};
 use horus_node::api::{
-    coordinator::{GetWorkflowStatus, SubmitWorkflow, SubmitWorkflowParams, WorkflowStatusParams},
-    supervisor::{CreateJobs, CreateJobsParams},
+    coordinator::{GetWorkflowStatus, SubmitWorkflow, SubmitWorkflowParams, WorkflowStatusParams, WorkflowView},
+    supervisor::{CreateJobs, CreateJobsParams, GetJobResult, JobIdParams, JobResult},
 };
 use horus_transport::{ClientOptions, ErrorKind, Method, RpcClient, RpcError};
 use serde_json::Value;
@@ -82,6 +82,35 @@ impl Calls {
         self.insist::<CreateJobs>(&params, patience);
     }
 
+    /// A workflow as its coordinator shows it now.
+    ///
+    /// # Errors
+    /// The coordinator does not answer, or knows no such workflow.
+    ///
+    /// # Panics
+    /// The id is none.
+    pub fn workflow(&self, id: &str) -> Result<WorkflowView, RpcError> {
+        let params = WorkflowStatusParams { workflow_id: id.parse().expect("a valid id"), steps: None };
+        self.call::<GetWorkflowStatus>(&params, ONE_CALL)
+    }
+
+    /// Waits until a job has ended, and gives how.
+    ///
+    /// # Panics
+    /// It has not within `patience`.
+    pub fn job_ended(&self, job: &str, patience: Duration) -> JobResult {
+        let deadline = Instant::now() + patience;
+        let params = JobIdParams { job_id: job.parse().expect("a valid id") };
+        loop {
+            let result = self.insist::<GetJobResult>(&params, patience);
+            if result.status.is_final() {
+                return result;
+            }
+            assert!(Instant::now() < deadline, "job {job} has not ended after {patience:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until all of these workflows have ended, and gives their views.
     ///
     /// # Panics
@@ -89,9 +118,8 @@ impl Calls {
     pub fn ended(&self, ids: &[String], patience: Duration) -> Vec<Value> {
         let deadline = Instant::now() + patience;
         let view = |id: &String| {
-            let params = WorkflowStatusParams { workflow_id: id.parse().expect("a valid id"), steps: None };
             loop {
-                let shown = self.call::<GetWorkflowStatus>(&params, ONE_CALL);
+                let shown = self.workflow(id);
                 if let Ok(view) = &shown
                     && view.status.is_final()
                 {

@@ -224,12 +224,15 @@ impl RoleMesh {
     /// role is; until the role drains.
     ///
     /// # Errors
-    /// If another role of this host serves the topic, or the mesh is required and the topic cannot be served.
+    /// If another role of this host serves the topic by the daemon that is there, or the mesh is required and the topic cannot be
+    /// served.
     pub(crate) async fn serve(self, serving: Serving) -> Result<impl Future<Output = ()> + Send, RoleError> {
         let stop = serving.shutdown.drain_token();
         if let Err(error) = self.mesh.serve(&self.topic, serving.dispatcher.clone(), stop).await {
-            // Two that took the topic from each other by turns would be worse than one that does not start.
-            if self.config.usage == MeshUse::Require || error.kind == ErrorKind::IdConflict {
+            // Two that took the topic from each other by turns would be worse than one that does not start. As long as there
+            // is no daemon the topic is worth nothing, and HTTP is what the role was started for.
+            let contested = error.kind == ErrorKind::IdConflict && self.mesh.daemon_error().is_none();
+            if self.config.usage == MeshUse::Require || contested {
                 return Err(RoleError::Mesh(error.message));
             }
             tracing::error!(topic = self.topic, %error, "the role is not served over Mycelium messages");

@@ -13,7 +13,7 @@ use horus_node::api::{
     coordinator::{SubmitWorkflow, SubmitWorkflowParams, WaitWorkflow, WaitWorkflowParams},
     supervisor::{CreateJobs, CreateJobsParams, WaitJobs, WaitJobsParams},
 };
-use horus_runners::job::{JobBatch, JobSpec};
+use horus_runners::job::{JobBatch, JobSpec, JobStatus};
 use horus_tests::{Calls, Hands, House, Ledger, Running, TestRedis, free_port};
 use nix::sys::signal::Signal;
 
@@ -120,11 +120,10 @@ fn a_supervisor_that_is_told_to_stop_answers_who_waits_and_keeps_what_it_has_acc
         load_is_over.store(true, Ordering::SeqCst);
         let submitted: Vec<usize> = load.into_iter().map(|load| load.join().unwrap()).collect();
         // Everything that was answered is there, once, and gets done.
+        let calls = Calls::to(&scene.at, Some(me.clone()));
         for (thread, batches) in submitted.iter().enumerate() {
-            for batch in 0..*batches {
-                for n in 0..4 {
-                    scene.hands.becomes(&scene.at, &format!("sal-t{thread}-{batch}-{n}"), "succeeded");
-                }
+            for job in (0..*batches * 4).map(|n| format!("sal-t{thread}-{}-{}", n / 4, n % 4)) {
+                assert_eq!(calls.job_ended(&job, PATIENCE).status, JobStatus::Succeeded, "{job}");
             }
         }
         (submitted, answers, told)
