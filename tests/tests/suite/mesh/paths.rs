@@ -131,7 +131,7 @@ fn heals(scene: &Scene, what: &str, to: &str) {
     let took = scene.until_path(to, Duration::from_secs(60));
     eprintln!("{what}: {to} is in use again {took:.1?} after healing");
     assert!(took < Duration::from_secs(10), "{what}: {took:?}");
-    scene.one_step(&format!("after-{to}-{}", what.len()));
+    scene.one_step(&format!("after-{}", what.replace(' ', "-")));
 }
 
 #[test]
