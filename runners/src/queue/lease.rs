@@ -243,19 +243,26 @@ impl Lease {
         Ok(reply.iter().map(|given| *given == 1).collect())
     }
 
-    /// Gives back what Redis believes this worker to hold, but it does not: jobs of a claim whose reply was lost. Not to be called while a
-    /// claim is under way. Gives how many there were.
+    /// Gives back what Redis believes this worker to hold, but it does not: jobs of a claim whose reply was lost, or of one that Redis
+    /// executed only after the worker had given it up. Not to be called while a claim is under way. Gives how many there were.
+    ///
+    /// They are named by their tokens: should this call be executed late as well, it does not touch what was claimed since.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn recover(&self, held: &[LocalId]) -> Result<usize, QueueError> {
         let mut args = Args::new();
-        args.push(&self.worker).push("*").push(&format!("worker {} lost the connection to Redis", self.worker));
-        for id in held {
-            args.push(id.as_str());
+        args.push(&self.worker);
+        let believed: Vec<String> = self.queue.connection.run(&scripts::HOLDS, &self.base, &args).await?;
+        let believed = believed.as_chunks::<2>().0.iter();
+        let believed = believed.filter_map(|[id, token]| Some((LocalId::new(id).ok()?, token.parse::<u64>().ok()?)));
+        let unknown: Vec<(LocalId, u64)> = believed.filter(|(id, _)| !held.contains(id)).collect();
+        if unknown.is_empty() {
+            return Ok(0);
         }
-        let reply: Vec<String> = self.queue.connection.run(&scripts::REAP, &self.base, &args).await?;
-        Ok(reply.len() / 2)
+        let unknown: Vec<(&LocalId, u64)> = unknown.iter().map(|(id, token)| (id, *token)).collect();
+        let why = format!("worker {} did not hear that it had been given the job", self.worker);
+        Ok(self.give_up(&unknown, &why).await?.into_iter().filter(|given| *given).count())
     }
 
     /// Shows life, and asks about the jobs that the worker holds.

@@ -38,7 +38,7 @@ pub use error::QueueError;
 pub use events::{Finished, FinishedEvent, FinishedEvents};
 pub use lease::{Beat, Claim, Claimed, Finish, Lease, LeaseOptions};
 pub use logs::log_cursor_is_valid;
-pub use observer::LeaseObserver;
+pub use observer::{LeaseObserver, Observed};
 pub use push::Pushed;
 pub use reap::{Reaped, Swept};
 pub use registry::{QueueDepth, RunnerState, RunnerView};
@@ -130,10 +130,6 @@ impl Queue {
     /// [`QueueError::Unavailable`]
     pub async fn ping(&self) -> Result<(), QueueError> {
         self.connection.link().query::<redis::Value>(&redis::cmd("PING")).await.map(drop)
-    }
-
-    pub(crate) fn is_cluster(&self) -> bool {
-        self.connection.is_cluster()
     }
 
     async fn check_version(&self) -> Result<(), QueueError> {

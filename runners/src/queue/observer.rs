@@ -27,11 +27,13 @@ struct Seen {
 
 /// A worker and its counter, as Redis has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Observed {
-    pub(crate) worker: String,
-    /// Empty if the worker is not registered.
-    pub(crate) beat: String,
-    pub(crate) lease: Duration,
+pub struct Observed {
+    /// Its id.
+    pub worker: String,
+    /// Its heartbeat counter: any text, another one after every sign of life. Empty if the worker is not registered.
+    pub beat: String,
+    /// How long it may be silent.
+    pub lease: Duration,
 }
 
 impl LeaseObserver {
@@ -41,8 +43,8 @@ impl LeaseObserver {
         Self::default()
     }
 
-    /// Takes in one look at all workers of a kind, and gives those whose lease has lapsed.
-    pub(crate) fn look(&mut self, kind: &RunnerKind, workers: Vec<Observed>, now: Instant) -> Vec<Observed> {
+    /// Takes in one look at all workers of a kind, and gives those whose lease has lapsed. [`Queue::reap`](super::Queue::reap) does both.
+    pub fn look(&mut self, kind: &RunnerKind, workers: Vec<Observed>, now: Instant) -> Vec<Observed> {
         let since = self.last_look.insert(kind.clone(), now).map_or(Duration::ZERO, |last| now.duration_since(last));
         self.seen.retain(|(of, worker), _| of != kind || workers.iter().any(|observed| observed.worker == *worker));
         let mut lapsed = Vec::new();

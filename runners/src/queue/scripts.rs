@@ -54,6 +54,7 @@ scripts! {
     DOCTOR "doctor" Reads,
     FINISH "finish" Moves,
     HEARTBEAT "heartbeat" Moves,
+    HOLDS "holds" Reads,
     LIST "list" Reads,
     LOG "log" Grows,
     OBSERVE "observe" Reads,

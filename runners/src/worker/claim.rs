@@ -63,8 +63,9 @@ impl<E: Executor> Claimer<E> {
                 permits.push(permit);
             }
             let want = permits.len();
-            // The client for clusters repeats commands by itself: a claim may have taken twice without an error.
-            if self.lease.queue().is_cluster() && recovered.elapsed() > self.options.lease {
+            // A claim that was given up may be executed later, for example by a Redis that stood still; and the client for clusters repeats
+            // commands by itself. Nothing else would ever notice such jobs: their worker lives.
+            if recovered.elapsed() > self.options.lease {
                 self.held.set_uncertain(true);
                 recovered = Instant::now();
             }

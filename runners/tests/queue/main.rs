@@ -11,6 +11,7 @@ mod listing;
 mod logs;
 mod push;
 mod server;
+mod simulation;
 mod speed;
 mod steps;
 mod time;
