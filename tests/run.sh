@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 . tests/setup.sh
 need_rust
 need_redis
+want_faketime
 # The tests run the real binary; cargo builds it for them.
 cargo build --locked --workspace --bins --examples
 cargo test --locked --workspace --no-fail-fast -- ${1:+"$1"}

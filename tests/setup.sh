@@ -53,6 +53,15 @@ need_rust() {
     fi
 }
 
+# Some tests set the wall clocks of processes. Where that cannot be had, they say that they skip.
+want_faketime() {
+    for library in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib*/faketime/libfaketimeMT.so.1 /usr/local/lib/faketime/libfaketimeMT.so.1; do
+        if [ -e "$library" ]; then return; fi
+    done
+    echo "== No libfaketime found: installing it (tests set the clocks of processes with it)"
+    install_one_of libfaketime || echo "== The tests of clocks that jump are skipped"
+}
+
 need_redis() {
     PATH="$PATH:/usr/sbin:/usr/local/bin"
     if command -v valkey-server >/dev/null 2>&1 || command -v redis-server >/dev/null 2>&1; then return; fi

@@ -44,7 +44,8 @@ pub enum CallError {
     },
     /// The call was signed too long ago or lies in the future.
     #[error(
-        "this call was signed at {iat}, but here it is {now}: more than 60 s apart; set the clocks of both machines (NTP)"
+        "this call was signed at {iat}, but here it is {now}: the clocks of the two machines are {} apart, and at most 60 s are allowed; set both (NTP)",
+        crate::duration::format(iat.since(*now).max(now.since(*iat)))
     )]
     OutsideWindow {
         /// When it was signed, by the caller's clock.

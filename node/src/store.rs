@@ -13,7 +13,7 @@ use horus_transport::{ErrorKind, NonceStore, RpcError};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, FromRedisValue, RedisError};
+use redis::{Client, Cmd, FromRedisValue, RedisError, Value};
 use thiserror::Error;
 
 use crate::role::{Health, Shutdown};
@@ -172,11 +172,19 @@ impl Store {
 
     async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
         let mut link = self.link.clone();
-        let value = match &mut link {
+        let answer = match &mut link {
             Link::Single(link) => link.req_packed_command(cmd).await,
             Link::Cluster(link) => link.req_packed_command(cmd).await,
-        }?
-        .extract_error()?;
+        }
+        .and_then(Value::extract_error);
+        if let (Link::Single(link), Err(error)) = (&mut link, &answer)
+            && error.code() == Some("READONLY")
+        {
+            // A primary that has become a replica keeps its connections, while its address already leads to the new primary. The
+            // manager connects anew only when it has lost its connection: so let it be lost.
+            let _ = link.req_packed_command(&redis::cmd("QUIT")).await;
+        }
+        let value = answer?;
         T::from_redis_value(value).map_err(|error| StoreError(error.to_string()))
     }
 }

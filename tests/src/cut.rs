@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -15,6 +15,7 @@ use std::{
 #[derive(Debug)]
 pub struct Cut {
     port: u16,
+    target: Arc<AtomicU16>,
     is_cut: Arc<AtomicBool>,
     cuts: Arc<AtomicU64>,
 }
@@ -27,11 +28,13 @@ impl Cut {
     pub fn before(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener.local_addr().expect("a bound listener has an address").port();
+        let target = Arc::new(AtomicU16::new(target));
+        let to = target.clone();
         let (is_cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (cut, count) = (is_cut.clone(), cuts.clone());
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                let Ok(far) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))) else { continue };
                 let born = count.load(Ordering::SeqCst);
                 if let (Ok(near2), Ok(far2)) = (near.try_clone(), far.try_clone()) {
                     pass(near, far, &cut, &count, born);
@@ -39,12 +42,17 @@ impl Cut {
                 }
             }
         });
-        Self { port, is_cut, cuts }
+        Self { port, target, is_cut, cuts }
     }
 
     /// Where to connect to.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// New connections lead to another port from now on; those that there are stay where they are.
+    pub fn turn_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
     }
 
     /// From now on nothing passes.

@@ -76,10 +76,19 @@ impl Hands {
     /// # Panics
     /// It cannot be started, or does not listen within 30 seconds.
     pub fn role(&self, name: &str, args: &[&str]) -> Running {
+        self.role_with(name, args, &[])
+    }
+
+    /// Starts a role as [`Hands::role`] does, with further environment variables.
+    ///
+    /// # Panics
+    /// As [`Hands::role`].
+    pub fn role_with(&self, name: &str, args: &[&str], env: &[(&str, String)]) -> Running {
         let identity = self.path(name).display().to_string();
         let mut all = args.to_vec();
         all.extend(["--identity", &identity, "--trust", &self.trust]);
         let mut command = self.horus.command(&all);
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         let mut role = Running::start(command.stdin(Stdio::null()), &self.path(&format!("{name}.log")));
         if let Some(port) = args.windows(2).find(|w| w[0] == "--port").and_then(|w| w[1].parse().ok()) {
             role.listens(port);

@@ -3,6 +3,7 @@
 
 mod calls;
 mod chance;
+mod clock;
 mod cut;
 mod hands;
 mod house;
@@ -14,6 +15,7 @@ mod redis;
 
 pub use calls::Calls;
 pub use chance::Chance;
+pub use clock::WallClock;
 pub use cut::Cut;
 pub use hands::Hands;
 pub use house::{House, Ready};

@@ -88,6 +88,39 @@ impl TestRedis {
         client.get_connection().expect("the server answers")
     }
 
+    /// Makes it a replica of the server at that port, and waits until it has its data.
+    ///
+    /// # Panics
+    /// It does not get them within twenty seconds.
+    pub fn follow(&self, port: u16) {
+        let mut connection = self.connection();
+        redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec(&mut connection).expect("it becomes a replica");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let info: String =
+                redis::cmd("INFO").arg("replication").query(&mut connection).expect("the server answers");
+            if info.contains("master_link_status:up") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the replica is not in step: {info}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Makes it a primary.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub fn lead(&self) {
+        redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut self.connection()).expect("it becomes a primary");
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// kill -9, then a new server on the same data.
     ///
     /// # Panics

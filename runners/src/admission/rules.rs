@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use horus_keys::{PeerId, Role, Timestamp, Trust};
+use horus_keys::{PeerId, Role, Timestamp, Trust, duration};
 
 use super::{Admission, Audience, Refusal, RefusalKind, Right, SignedWorkflow, Verifier, step};
 use crate::job::{Job, limits};
@@ -79,13 +79,17 @@ fn audience(trust: &Trust, at: Admission<'_>) -> Result<(), Refusal> {
 pub(super) fn window(run_until: Timestamp, now: Timestamp) -> Result<(), Refusal> {
     if run_until <= now {
         let message = format!(
-            "`run_until` was {run_until}, now it is {now}: sign it again with a later time, and check the clocks"
+            "`run_until` was {run_until}, which is {} ago: by the clock of this machine it is {now}; sign it again with a later time, or set \
+             the clock (NTP) if it is wrong",
+            duration::format(now.since(run_until))
         );
         return Err(Refusal::new(RefusalKind::Expired, message));
     }
     if run_until > now.saturating_add(limits::RUN_UNTIL_AHEAD).saturating_add(limits::CLOCK_TOLERANCE) {
-        let message =
-            format!("`run_until` is {run_until}, more than 7 days ahead of now, {now}: sign it with an earlier time");
+        let message = format!(
+            "`run_until` is {run_until}, more than 7 days ahead: by the clock of this machine it is {now}; sign it with an earlier time, \
+                 or set the clock (NTP) if it is wrong"
+        );
         return Err(Refusal::too_large(message));
     }
     Ok(())
@@ -104,8 +108,12 @@ pub(super) fn submission(
         return Err(Refusal::new(RefusalKind::NotAllowed, message));
     }
     if submission.submit_by <= now {
-        let message =
-            format!("`submit_by` was {}, now it is {now}: sign it again, and check the clocks", submission.submit_by);
+        let message = format!(
+            "`submit_by` was {}, which is {} ago: by the clock of this machine it is {now}; sign it again, or set the clock (NTP) if it \
+                 is wrong",
+            submission.submit_by,
+            duration::format(now.since(submission.submit_by))
+        );
         return Err(Refusal::new(RefusalKind::Expired, message));
     }
     window(submission.run_until, now)?;

@@ -43,12 +43,20 @@ pub(crate) enum Link {
 
 impl Link {
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
-        match self {
+        let answer = match self {
             Self::Manager(link) => link.req_packed_command(cmd).await,
             Self::Multiplexed(link) => link.req_packed_command(cmd).await,
             Self::Cluster(link) => link.req_packed_command(cmd).await,
-        }?
-        .extract_error()
+        }
+        .and_then(Value::extract_error);
+        if let (Self::Manager(link), Err(e)) = (self, &answer)
+            && e.code() == Some("READONLY")
+        {
+            // A primary that has become a replica keeps its connections, while its address already leads to the new primary. The manager
+            // connects anew only when it has lost its connection: so let it be lost.
+            let _ = link.req_packed_command(&redis::cmd("QUIT")).await;
+        }
+        answer
     }
 
     pub(crate) async fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T, QueueError> {

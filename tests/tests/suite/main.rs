@@ -5,8 +5,10 @@
 mod busy_month;
 mod cli_keys;
 mod cli_output;
+mod clocks;
 mod custom_runner;
 mod draining;
+mod failover;
 mod faults;
 mod hostile_coordinator;
 mod hostile_input;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer can hold a snapshot of 100,000 steps; the default of half a second is for small ones.
@@ -54,10 +54,30 @@ impl Link {
     }
 }
 
+fn is_read_only(answer: Result<&Value, &RedisError>) -> bool {
+    match answer {
+        Ok(Value::ServerError(error)) => error.code() == "READONLY",
+        Ok(_) => false,
+        Err(error) => error.code() == Some("READONLY"),
+    }
+}
+
+/// A primary that has become a replica keeps its connections, while its address already leads to the new primary. The manager connects
+/// anew only when it has lost its connection: so let it be lost.
+async fn leave(link: &mut ConnectionManager) {
+    let _ = link.req_packed_command(&redis::cmd("QUIT")).await;
+}
+
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::Single(link) => link.req_packed_command(cmd),
+            Self::Single(link) => Box::pin(async move {
+                let answer = link.req_packed_command(cmd).await;
+                if is_read_only(answer.as_ref()) {
+                    leave(link).await;
+                }
+                answer
+            }),
             Self::Cluster(link) => link.req_packed_command(cmd),
         }
     }
@@ -69,7 +89,17 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::Single(link) => link.req_packed_commands(pipeline, offset, count),
+            Self::Single(link) => Box::pin(async move {
+                let answers = link.req_packed_commands(pipeline, offset, count).await;
+                let read_only = match &answers {
+                    Ok(values) => values.iter().any(|value| is_read_only(Ok(value))),
+                    Err(error) => is_read_only(Err(error)),
+                };
+                if read_only {
+                    leave(link).await;
+                }
+                answers
+            }),
             Self::Cluster(link) => link.req_packed_commands(pipeline, offset, count),
         }
     }
