@@ -335,8 +335,7 @@ impl Run<'_> {
         at.receipt = receipt;
         at.error = error.map(Box::new);
         self.end_step(step, StepStatus::Failed);
-        let tolerated = self.plan.step(step).policy.continue_on_error;
-        if self.state.step(step).failed_but_tolerated(tolerated) {
+        if self.state.step(step).failed_but_tolerated(&self.plan.step(step).policy) {
             self.release_dependents(step);
         } else {
             self.note_failure(step);

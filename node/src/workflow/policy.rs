@@ -65,6 +65,13 @@ impl Policy {
             && attempt < self.max_attempts.max(UNKNOWN_ATTEMPTS)
     }
 
+    /// Whether those that depend on the step run also if nobody can say what became of it: its author says both that it may fail, and that an
+    /// unknown outcome is a failure. Admission follows the same rule (`Step::tolerates_unknown`).
+    #[must_use]
+    pub fn tolerates_unknown(&self) -> bool {
+        self.continue_on_error && self.on_unknown == Unknown::Fail
+    }
+
     /// How long to wait after this attempt (from 1). The chance in it is drawn from the ids, so that a replay of the
     /// journal, and another coordinator, come to the same time.
     #[must_use]

@@ -200,8 +200,8 @@ impl World {
         let StepAttempt(place, attempt) = step;
         for dependency in &self.plan.step(place).dependencies {
             let at = self.state.step(*dependency);
-            let tolerated = self.plan.step(*dependency).policy.continue_on_error;
-            assert!(at.status == StepStatus::Succeeded || at.failed_but_tolerated(tolerated));
+            let policy = &self.plan.step(*dependency).policy;
+            assert!(at.status == StepStatus::Succeeded || at.failed_but_tolerated(policy));
         }
         assert!(!self.accepted.contains_key(&place), "a finished step ran again");
         let policy = &self.plan.step(place).policy;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{ReceiptPlace, StepAttempt, StepIndex};
 use super::plan::Plan;
+use super::policy::Policy;
 use super::status::{StepStatus, WorkflowStatus};
 
 /// Where a step is.
@@ -52,10 +53,12 @@ impl StepState {
         }
     }
 
-    /// Whether those that depend on the step run without its output: it failed, may fail, and a receipt proves it.
+    /// Whether those that depend on the step run without its output: it failed, may fail, and a receipt proves it, or its author asks for
+    /// no proof.
     #[must_use]
-    pub fn failed_but_tolerated(&self, continue_on_error: bool) -> bool {
-        self.status == StepStatus::Failed && continue_on_error && self.receipt.is_some()
+    pub fn failed_but_tolerated(&self, policy: &Policy) -> bool {
+        let may = policy.continue_on_error && (self.receipt.is_some() || policy.tolerates_unknown());
+        self.status == StepStatus::Failed && may
     }
 }
 
@@ -281,7 +284,7 @@ impl State {
         }
         for step in (0..).zip(plan.steps()).map(|(place, _)| place) {
             let at = state.step(step);
-            if at.status == StepStatus::Succeeded || at.failed_but_tolerated(plan.step(step).policy.continue_on_error) {
+            if at.status == StepStatus::Succeeded || at.failed_but_tolerated(&plan.step(step).policy) {
                 for dependent in plan.dependents(step) {
                     state.steps[*dependent as usize].waiting -= 1;
                 }

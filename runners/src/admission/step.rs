@@ -136,6 +136,9 @@ fn attempt(step: &Step, delegation: &Delegation, proofs: &Proofs<'_>) -> Result<
 struct Inputs<'a>(#[serde(borrow, deserialize_with = "json::unique")] BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 /// Every dependency is in the input with an output that a receipt attests, or failed for good and may; and nothing else is in the input.
+///
+/// Nobody signs a receipt for a step whose runner was lost. Its author can say that it need not be proven that such a step failed
+/// (`continue_on_error` and `on_unknown: fail`): then a coordinator could leave its output out as well.
 fn dependencies(spec: &JobSpec, step: &Step, workflow: &SignedWorkflow, proofs: &Proofs<'_>) -> Result<(), Refusal> {
     let text = spec.input.as_ref().map_or("{}", |raw| raw.get());
     let Inputs(mut inputs) = serde_json::from_str(text).map_err(not_an_object)?;
@@ -154,9 +157,10 @@ fn dependencies(spec: &JobSpec, step: &Step, workflow: &SignedWorkflow, proofs: 
                 "`input.{id}` is missing: step `{}` needs the output of `{id}`",
                 step.id
             )));
-        } else if !proofs.failed_for_good(dependency) {
+        } else if !dependency.tolerates_unknown() && !proofs.failed_for_good(dependency) {
             return Err(Refusal::mismatch(format!(
-                "`input.{id}` is missing, and no receipt by a trusted runner says that step `{id}` failed for good"
+                "`input.{id}` is missing, and no receipt by a trusted runner says that step `{id}` failed for good; with \
+                 `on_unknown: fail` it would need none"
             )));
         }
     }

@@ -87,7 +87,7 @@ pub struct Step {
     pub labels: BTreeMap<String, String>,
     /// Sealed secrets by name, for the scope of the workflow's id.
     pub secrets: BTreeMap<String, SealedSecret>,
-    /// Whether the steps that depend on it run even if it failed.
+    /// Whether the steps that depend on it run even if it failed. With `on_unknown: fail` also if nobody knows whether it did.
     pub continue_on_error: bool,
     /// Where the step begins in the text.
     pub at: Position,
@@ -112,6 +112,12 @@ impl Step {
     #[must_use]
     pub fn may_repeat_unknown(&self) -> bool {
         self.idempotent == Some(true) || self.on_unknown == Some(OnUnknown::Retry)
+    }
+
+    /// Whether the steps that depend on it run also if nobody knows what became of it: it may fail, and an unknown outcome is a failure.
+    #[must_use]
+    pub fn tolerates_unknown(&self) -> bool {
+        self.continue_on_error && self.on_unknown == Some(OnUnknown::Fail)
     }
 
     /// The highest attempt that admission can ever accept.

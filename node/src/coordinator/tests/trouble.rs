@@ -149,6 +149,32 @@ async fn a_lost_step_runs_again_only_if_it_says_that_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_step_is_tolerated_if_its_author_calls_an_unknown_outcome_a_failure() {
+    let world = World::new(1).await;
+    let node = world.start().await;
+    let fake: Shared<fake::Fake> = Arc::clone(&world.supervisors[0].fake);
+    fake.trouble.loses.store(true, SeqCst);
+    let text = workflow(&[
+        "may noop slow 300 | , continue_on_error: true, on_unknown: fail",
+        "wait noop slow 300 | , continue_on_error: true",
+        "good noop text fine | , retry: {max_attempts: 9, initial_interval: 1s}, idempotent: true",
+        "after_may noop echo <- may good",
+        "after_wait noop echo <- wait",
+    ]);
+    world.submit(&node, "tolerant", &text).await;
+    let failed =
+        |view: &_| status_of(view, "may") == StepStatus::Failed && status_of(view, "wait") == StepStatus::Failed;
+    world.until(&node, "tolerant", failed).await;
+    fake.trouble.loses.store(false, SeqCst);
+    let view = world.end(&node, "tolerant").await;
+    assert_eq!(view.steps["may"].error.as_ref().unwrap().code, "LOST");
+    assert_eq!(output(&view, "after_may"), serde_json::json!({"good": "fine"}), "it sees no output of the lost step");
+    assert_eq!(status_of(&view, "after_wait"), StepStatus::Skipped, "nothing proves that this one failed");
+    let error = view.error.clone().unwrap();
+    assert!(view.status == WorkflowStatus::Failed && error.message.contains("`wait`"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_a_supervisor_vanishes_idempotent_steps_move_and_others_wait_for_it() {
     let world = World::new(2).await;
     let node = world.start().await;

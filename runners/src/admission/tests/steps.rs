@@ -164,6 +164,28 @@ fn a_dependency_that_may_fail_is_absent_only_if_it_failed_for_good() {
 }
 
 #[test]
+fn a_dependency_whose_unknown_outcome_is_a_failure_may_be_absent_without_proof() {
+    let case = Case::with(|_, submission| {
+        submission.definition =
+            PIPELINE.replace("continue_on_error: true", "continue_on_error: true, on_unknown: fail");
+    });
+    let fetched = case.signed(vec![case.receipt("fetch", 1, JobStatus::Succeeded, Some("[1, 2]"))]);
+    assert!(case.admit(case.step("process", 1, Some(r#"{"fetch": [1, 2]}"#), &[&fetched])).is_ok());
+    // What is given is proven all the same.
+    case.mismatch(case.step("process", 1, Some(GOOD_INPUT), &[&fetched]), "input.check");
+
+    // Each of the two words alone is not enough.
+    let case = Case::new();
+    let fetched = case.signed(vec![case.receipt("fetch", 1, JobStatus::Succeeded, Some("[1, 2]"))]);
+    case.mismatch(case.step("process", 1, Some(r#"{"fetch": [1, 2]}"#), &[&fetched]), "on_unknown: fail");
+    let case = Case::with(|_, submission| {
+        submission.definition = PIPELINE.replace("continue_on_error: true", "on_unknown: fail");
+    });
+    let fetched = case.signed(vec![case.receipt("fetch", 1, JobStatus::Succeeded, Some("[1, 2]"))]);
+    case.mismatch(case.step("process", 1, Some(r#"{"fetch": [1, 2]}"#), &[&fetched]), "needs the output");
+}
+
+#[test]
 fn a_failure_is_final_when_no_attempt_is_left() {
     let definition = PIPELINE
         .replace("continue_on_error: true", "continue_on_error: true, retry: {max_attempts: 3, non_retryable: [GONE]}");
