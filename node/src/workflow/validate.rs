@@ -145,7 +145,7 @@ fn planned(step: &Step, dependencies: Vec<StepIndex>) -> PlannedStep {
         idempotent,
         continue_on_error: step.continue_on_error,
     };
-    let supervisor = step.supervisor.as_deref().and_then(|text| Selector::parse(text).ok());
+    let supervisor = step.supervisor.as_deref().map(Selector::accepted);
     PlannedStep {
         id: step.id.clone(),
         runner: step.runner.clone(),

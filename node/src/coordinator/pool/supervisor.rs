@@ -227,7 +227,7 @@ impl Supervisor {
     }
 
     fn is_selected(&self, known: &Known, selector: Option<&Selector>) -> bool {
-        selector.is_none_or(|selector| selector.matches(known.peer.as_ref(), &self.address, &known.labels))
+        selector.is_none_or(|selector| selector.matches(known.peer.as_ref(), self.client.address(), &known.labels))
     }
 
     /// How many steps it has.
