@@ -120,7 +120,8 @@ impl KeyDir {
         write_key(dir, PEER_ID, format!("{}\n", identity.peer_id()).as_bytes())?;
         write_key(dir, SEALING, sealing.to_bytes().as_ref())?;
         write_key(dir, IDENTITY, pem.as_bytes())?;
-        let keys = Self::with_documents(dir, identity, sealing)?;
+        let mut keys = Self::with_binding(dir, identity, sealing)?;
+        keys.certificate = read_certificate(dir, keys.identity.peer_id())?;
         marker.finish()?;
         Ok(keys)
     }
@@ -129,8 +130,22 @@ impl KeyDir {
     ///
     /// # Errors
     /// [`KeyDirError`] if anything is missing, half made, readable or writable by others, or does not
-    /// belong together. An expired certificate is no error: whoever is shown it decides.
+    /// belong together. An expired certificate is no error: whoever is shown it decides. An empty one counts as none.
     pub fn load(
+        dir: &Path,
+        passphrase: impl FnOnce() -> Result<Option<Zeroizing<String>>, String>,
+    ) -> Result<Self, KeyDirError> {
+        let mut keys = Self::load_uncertified(dir, passphrase)?;
+        keys.certificate = read_certificate(dir, keys.identity.peer_id())?;
+        Ok(keys)
+    }
+
+    /// The same, but looks at no certificate: for work on the keys themselves, such as making a certificate that replaces a bad
+    /// one.
+    ///
+    /// # Errors
+    /// As [`KeyDir::load`].
+    pub fn load_uncertified(
         dir: &Path,
         passphrase: impl FnOnce() -> Result<Option<Zeroizing<String>>, String>,
     ) -> Result<Self, KeyDirError> {
@@ -160,7 +175,7 @@ impl KeyDir {
             Err(KeyDirError::Missing { .. }) if is_encrypted_pem(&pem) => None,
             other => Some(MeshPublicKey::of_secret(&*other?)),
         };
-        let keys = Self::with_documents(dir, identity, sealing)?;
+        let keys = Self::with_binding(dir, identity, sealing)?;
         if mesh.is_some_and(|mesh| mesh != peer_id.mesh_public_key() && mesh != keys.mesh_public_key) {
             return Err(KeyDirError::MeshMismatch { path: dir.join(MESH), peer_id });
         }
@@ -174,7 +189,7 @@ impl KeyDir {
     pub fn summary_of(dir: &Path) -> Result<KeySummary, KeyDirError> {
         let named = if Self::is_encrypted(dir)? { read_peer_id(dir)? } else { None };
         let Some(peer_id) = named else {
-            return Self::load(dir, || Ok(None)).map(|keys| keys.summary());
+            return Self::load_uncertified(dir, || Ok(None)).map(|keys| keys.summary());
         };
         if Marker::is_started(dir) {
             return Err(KeyDirError::Incomplete(dir.to_owned()));
@@ -235,21 +250,20 @@ impl KeyDir {
         save(&path, binding)
     }
 
-    /// Adds certificate and binding, if they lie there, to the keys.
-    fn with_documents(dir: &Path, identity: Identity, sealing: SealingKey) -> Result<Self, KeyDirError> {
+    /// Whether a `cert.json` without content lies there, as a shell leaves it when the command fails whose output was to go there.
+    #[must_use]
+    pub fn has_empty_certificate(dir: &Path) -> bool {
+        let read = files::read(&dir.join(CERTIFICATE), MAX_DOCUMENT_BYTES);
+        read.is_ok_and(|contents| contents.bytes.iter().all(u8::is_ascii_whitespace))
+    }
+
+    /// Adds the binding, if it lies there, to the keys.
+    fn with_binding(dir: &Path, identity: Identity, sealing: SealingKey) -> Result<Self, KeyDirError> {
         let peer_id = identity.peer_id();
-        let certificate = read_document(&dir.join(CERTIFICATE), peer_id, |envelope| {
-            Certificate::read(envelope).map(|(_, certificate)| (certificate.peer_id, ()))
-        })?;
         let binding = read_binding(dir, peer_id)?;
         let mesh_public_key = binding.as_ref().map_or_else(|| peer_id.mesh_public_key(), |(_, mesh)| *mesh);
-        Ok(Self {
-            identity,
-            sealing,
-            mesh_public_key,
-            certificate: certificate.map(|(envelope, ())| envelope),
-            binding: binding.map(|(envelope, _)| envelope),
-        })
+        let binding = binding.map(|(envelope, _)| envelope);
+        Ok(Self { identity, sealing, mesh_public_key, certificate: None, binding })
     }
 }
 
@@ -323,6 +337,15 @@ fn read_peer_id(dir: &Path) -> Result<Option<PeerId>, KeyDirError> {
     };
     let text = String::from_utf8_lossy(&contents.bytes);
     text.trim().parse().map(Some).map_err(|source| KeyDirError::Key { path, source })
+}
+
+/// The certificate in `dir`, if there is one. An empty file is none: a shell empties it before the command that fills it runs.
+fn read_certificate(dir: &Path, peer_id: PeerId) -> Result<Option<Envelope>, KeyDirError> {
+    if KeyDir::has_empty_certificate(dir) {
+        return Ok(None);
+    }
+    let read = |envelope: &Envelope| Certificate::read(envelope).map(|(_, found)| (found.peer_id, ()));
+    Ok(read_document(&dir.join(CERTIFICATE), peer_id, read)?.map(|(envelope, ())| envelope))
 }
 
 /// The binding in `dir`, and the mesh key that it ties to `peer_id`.

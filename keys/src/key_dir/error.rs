@@ -77,7 +77,7 @@ pub enum KeyDirError {
         reason: String,
     },
     /// `cert.json` or `binding.json` is not usable.
-    #[error("{}: {source}; remove the file or get a new one", path.display())]
+    #[error("{}: {source}; remove the file, or get a new one (by `horus keys certify` or `horus keys bind`)", path.display())]
     Document {
         /// The file.
         path: PathBuf,

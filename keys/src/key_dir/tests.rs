@@ -302,6 +302,28 @@ fn certificate_and_binding_are_kept_and_must_be_our_own() {
 }
 
 #[test]
+fn a_bad_certificate_keeps_nobody_from_the_keys() {
+    let (dir, whole) = whole();
+    let path = dir.path.join(CERTIFICATE);
+    for empty in ["", "\n"] {
+        fs::write(&path, empty).unwrap();
+        assert!(KeyDir::has_empty_certificate(&dir.path));
+        assert_eq!(KeyDir::load(&dir.path, never).unwrap().certificate, None, "it counts as none");
+    }
+    fs::write(&path, "horus: no such key").unwrap();
+    assert!(!KeyDir::has_empty_certificate(&dir.path));
+    let error = KeyDir::load(&dir.path, never).unwrap_err();
+    assert!(matches!(error, KeyDirError::Document { .. }), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("cert.json") && message.contains("remove the file"), "{message}");
+    let keys = KeyDir::load_uncertified(&dir.path, never).unwrap();
+    assert_eq!((keys.summary(), keys.certificate), (whole.summary(), None));
+    assert_eq!(KeyDir::summary_of(&dir.path).unwrap(), whole.summary());
+    fs::remove_file(&path).unwrap();
+    assert!(!KeyDir::has_empty_certificate(&dir.path));
+}
+
+#[test]
 fn debug_shows_no_secret() {
     let (_dir, keys) = whole();
     let shown = format!("{keys:?}");

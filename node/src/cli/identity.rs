@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use horus_keys::{Envelope, KeyDir, PeerId, Trust};
+use horus_keys::{Envelope, KeyDir, KeyDirError, PeerId, Trust};
 use zeroize::Zeroizing;
 
 /// Environment variable that holds the passphrase where nobody can be asked.
@@ -25,10 +25,32 @@ pub fn resolve_dir(given: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// There are none (tells how to make some), they cannot be read, or the passphrase is wrong.
 pub fn load(dir: &Path) -> Result<KeyDir> {
+    let keys = load_by(KeyDir::load, dir)?;
+    if KeyDir::has_empty_certificate(dir) {
+        eprintln!(
+            "horus: {} is empty, which counts as no certificate: put there what `horus keys certify` printed, or remove it",
+            dir.join("cert.json").display()
+        );
+    }
+    Ok(keys)
+}
+
+/// Loads the keys without their certificate, be it good or not: for commands that work on the keys themselves.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_uncertified(dir: &Path) -> Result<KeyDir> {
+    load_by(KeyDir::load_uncertified, dir)
+}
+
+/// What a key's passphrase comes from.
+type Ask = fn() -> Result<Option<Zeroizing<String>>, String>;
+
+fn load_by(load: fn(&Path, Ask) -> Result<KeyDir, KeyDirError>, dir: &Path) -> Result<KeyDir> {
     if !KeyDir::exists(dir) {
         bail!("there is no identity in {0}: make one with `horus keys generate --dir {0}`", dir.display());
     }
-    KeyDir::load(dir, || ask_passphrase("Passphrase: ").map(Some).map_err(|e| format!("{e:#}")))
+    load(dir, || ask_passphrase("Passphrase: ").map(Some).map_err(|e| format!("{e:#}")))
         .with_context(|| format!("cannot use the identity in {}", dir.display()))
 }
 

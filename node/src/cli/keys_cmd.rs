@@ -26,7 +26,7 @@ pub(super) fn run(command: KeysCommand) -> Result<ExitCode, Failure> {
             let path = resolve_dir(dir.dir.as_deref())?;
             if !KeyDir::exists(&path) {
                 // The message tells how to make one.
-                identity::load(&path)?;
+                identity::load_uncertified(&path)?;
             }
             // The public side needs no passphrase.
             let summary = KeyDir::summary_of(&path).map_err(anyhow::Error::from)?;
@@ -40,7 +40,7 @@ pub(super) fn run(command: KeysCommand) -> Result<ExitCode, Failure> {
         KeysCommand::Verify { trust, envelope, json } => verify(trust.as_deref(), &envelope, json),
         KeysCommand::Bind { key_file, dir } => bind(&key_file, &dir),
         KeysCommand::Certify { peer_id, role, runner, name, ttl, dir } => {
-            let keys = identity::load(&resolve_dir(dir.dir.as_deref())?)?;
+            let keys = identity::load_uncertified(&resolve_dir(dir.dir.as_deref())?)?;
             let certificate =
                 Certificate { peer_id, name, roles: role, runners: runner, expires_at: Timestamp::now() + ttl };
             print_envelope(&certificate.sign(&keys.identity).map_err(anyhow::Error::from)?)
@@ -106,7 +106,7 @@ fn parse_seed(text: &str) -> Result<Zeroizing<[u8; 32]>> {
 }
 
 fn export(format: ExportFormat, passphrase: bool, dir: &DirArgs) -> Result<ExitCode, Failure> {
-    let keys = identity::load(&resolve_dir(dir.dir.as_deref())?)?;
+    let keys = identity::load_uncertified(&resolve_dir(dir.dir.as_deref())?)?;
     let passphrase = if passphrase { Some(identity::new_passphrase()?) } else { None };
     if passphrase.is_some() && format != ExportFormat::Pem {
         return Err(Failure::usage("--passphrase goes with --format pem only"));
@@ -136,7 +136,7 @@ fn to_hex(bytes: &[u8]) -> String {
 }
 
 fn sign(payload_type: PayloadTypeArg, file: &Path, dir: &DirArgs) -> Result<ExitCode, Failure> {
-    let keys = identity::load(&resolve_dir(dir.dir.as_deref())?)?;
+    let keys = identity::load_uncertified(&resolve_dir(dir.dir.as_deref())?)?;
     let payload = read_bounded(file, MAX_INPUT)?;
     serde_json::from_slice::<serde::de::IgnoredAny>(&payload)
         .map_err(|e| Failure::failed(format!("{} is no JSON: {e}", file.display())))?;
@@ -201,7 +201,7 @@ fn check_envelope(bytes: &[u8], trust: Option<&Path>) -> Result<(Vec<serde_json:
 /// The daemon's X25519 key cannot sign, so possession of its key file is what ties it to us.
 fn bind(key_file: &Path, dir: &DirArgs) -> Result<ExitCode, Failure> {
     let path = resolve_dir(dir.dir.as_deref())?;
-    let keys = identity::load(&path)?;
+    let keys = identity::load_uncertified(&path)?;
     let secret = Zeroizing::new(read_bounded(key_file, 4096)?);
     let secret: Zeroizing<[u8; 32]> = Zeroizing::new(secret.as_slice().try_into().map_err(|_| {
         Failure::failed(format!("{} has {} bytes; a mycelium key file has 32", key_file.display(), secret.len()))
