@@ -15,8 +15,9 @@ use crate::role::{Common, RoleError, topic_of};
 const RENEW: Duration = Duration::from_secs(150);
 /// And at most.
 const RENEW_LEAST: Duration = Duration::from_secs(5);
-/// The first pause after a failure, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// The pause after the first failure, doubled each time, and the longest. The mesh tells when the way there works again; but
+/// what it sent to find out may have come before the coordinator served its topic, and then it learns that a minute later only.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// How long an announcement may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// What changes within this time goes into one announcement.
@@ -52,6 +53,7 @@ pub(super) async fn keep_announced(coordinator: RpcClient, supervisor: Arc<Super
     let mut moves = supervisor.announcer.moves();
     let mut failures = 0_u32;
     let mut is_known = false;
+    let mut problem = None;
     loop {
         moves.mark_unchanged();
         let now = Timestamp::now();
@@ -69,22 +71,25 @@ pub(super) async fn keep_announced(coordinator: RpcClient, supervisor: Arc<Super
                 if !is_known {
                     tracing::info!(coordinator = %coordinator.address(), "announced to the coordinator");
                 }
-                (failures, is_known) = (0, true);
+                (failures, is_known, problem) = (0, true, None);
                 let left = registered.expires_at.as_millis().saturating_sub(Timestamp::now().as_millis());
                 let half = Duration::from_millis(u64::try_from(left / 2).unwrap_or_default());
                 half.clamp(RENEW_LEAST, RENEW)
             }
             Err(error) => {
-                if failures == 0 || is_known {
+                // Once for each thing that is wrong: what keeps it away may be another one than at first.
+                if problem != Some(error.kind) {
                     tracing::warn!(coordinator = %coordinator.address(), %error, "cannot announce this supervisor; trying on");
                 }
-                is_known = false;
+                (is_known, problem) = (false, Some(error.kind));
+                let pause = PAUSES.1.min(PAUSES.0 * (1 << failures.min(10)));
                 failures = failures.saturating_add(1);
-                PAUSES.1.min(PAUSES.0.saturating_mul(1 << failures.min(10)))
+                pause
             }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = coordinator.recovered(), if failures > 0 => {}
             Ok(()) = moves.changed() => tokio::time::sleep(SETTLE).await,
             () = supervisor.shutdown.draining() => return,
         }

@@ -1,5 +1,6 @@
 //! Roles on the hosts of a mesh: simulated daemons always, real ones when `MYCELIUM_BIN` names a binary.
 
+mod announcing;
 mod bench;
 mod budgets;
 mod host;
