@@ -105,12 +105,19 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// The runtime of a role.
+/// The runtime of a role: a thread for every two processors, 1 to 4. A machine runs several roles, and what takes long is done on threads
+/// of its own; on a small machine more of them would only hand each event to one another.
 ///
 /// # Errors
 /// The system gives no threads.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start threads")
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let threads = (processors / 2).clamp(1, 4);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
 }
 
 #[cfg(test)]

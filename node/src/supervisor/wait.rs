@@ -9,6 +9,7 @@ use horus_runners::job::JobId;
 use horus_transport::{Caller, ErrorKind, RpcError};
 use tokio::time::Instant;
 
+use super::create::LARGE_BYTES;
 use super::{Supervisor, errors, wire};
 use crate::api::supervisor::{JobResult, MAX_WAIT, MAX_WAIT_JOBS, WaitJobsParams, WaitedJobs};
 
@@ -17,6 +18,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// What the results of one answer may take, in bytes of JSON, roughly: an answer must fit into a message of 1 MiB. One
 /// result always fits.
 const ANSWER_BYTES: usize = 768 * 1024;
+/// How many batches of receipts are verified ahead of being needed.
+const AHEAD: usize = 2;
 /// How many results are fetched at a time: they may have 512 KiB each.
 const FETCH: usize = 64;
 
@@ -47,6 +50,7 @@ impl Supervisor {
             let satisfied = if params.any { !answer.ended.is_empty() } else { answer.ended.len() == ids.len() };
             let now = Instant::now();
             if satisfied || answer.is_full() || now >= deadline || self.shutdown.is_draining() {
+                self.look_ahead(&answer);
                 return Ok(answer.finish(&ids));
             }
             look = tokio::select! {
@@ -59,6 +63,21 @@ impl Supervisor {
             };
             look.retain(|id| !answer.ended.contains(id));
         }
+    }
+
+    /// The receipts of a step come back with the steps after it, and are verified then. While the answer is on its way there is
+    /// time to do so already.
+    fn look_ahead(&self, answer: &Answer) {
+        let small = |envelope: &Envelope| envelope.payload().len() < LARGE_BYTES;
+        let is_step = |id: &JobId| self.owners.get(id).is_some_and(|owner| !owner.coordinators.is_empty());
+        if answer.receipts.len() > AHEAD
+            || !answer.receipts.values().all(small)
+            || !answer.ended.iter().take(1).any(is_step)
+        {
+            return;
+        }
+        let (verifier, receipts) = (self.verifier.clone(), answer.receipts.values().cloned().collect::<Vec<_>>());
+        tokio::spawn(async move { receipts.iter().for_each(|envelope| drop(verifier.receipts(envelope))) });
     }
 
     /// Looks at the truth of `jobs` and takes the results of those that have ended into the answer.
