@@ -269,7 +269,8 @@ impl Supervisor {
             runners: known.kinds.iter().cloned().collect(),
             outstanding: self.outstanding(),
             latency_ms: latency.or(known.latency).map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
-            path: way.path,
+            // A way to one that is gone is in nobody's use, though it may have been the last.
+            path: way.path.filter(|_| state != SupervisorState::Gone),
             labels: known.labels.clone(),
             error: known.refused.clone().or_else(|| known.error.clone()),
             last_error,
