@@ -4,24 +4,23 @@
 //! Keys: `horus:nonce:<PeerId>:<nonce>`, gone when the signature's window has passed, `horus:probe:<PeerId>`,
 //! and `horus:registered`, the runners that an operator announced before they started.
 
+mod link;
+
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use horus_keys::{PeerId, RunnerKind};
 use horus_transport::{ErrorKind, NonceStore, RpcError};
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::cluster::ClusterClientBuilder;
-use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, FromRedisValue, RedisError, Value};
+use redis::aio::ConnectionLike;
+use redis::{Cmd, FromRedisValue, RedisError};
 use thiserror::Error;
 
 use crate::role::{Health, Shutdown};
+pub(crate) use link::Link;
 
 /// Hash of the runners that were registered by hand: name -> kind.
 const REGISTERED: &str = "horus:registered";
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
 /// How long a reply may take.
 const REPLY: Duration = Duration::from_secs(3);
 /// How often a Redis that is well is probed.
@@ -58,12 +57,6 @@ pub struct Store {
     health: Health,
 }
 
-#[derive(Clone)]
-enum Link {
-    Single(Box<ConnectionManager>),
-    Cluster(ClusterConnection),
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
@@ -78,33 +71,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the URL is wrong or nobody answers there.
     pub async fn connect(url: &str, me: PeerId, health: Health) -> Result<Self, StoreError> {
-        let cluster = ["redis", "rediss"].into_iter().find_map(|scheme| {
-            let hosts = url.strip_prefix(scheme)?.strip_prefix("-cluster://")?;
-            Some((scheme, hosts))
-        });
-        let link = match cluster {
-            None => {
-                let config = ConnectionManagerConfig::new()
-                    .set_connection_timeout(Some(CONNECT))
-                    .set_response_timeout(Some(REPLY))
-                    .set_min_delay(Duration::from_millis(50))
-                    .set_max_delay(Duration::from_millis(500))
-                    .set_number_of_retries(2);
-                let manager = Client::open(url)?.get_connection_manager_with_config(config).await?;
-                Link::Single(Box::new(manager))
-            }
-            Some((scheme, hosts)) => {
-                let (login, hosts) = match hosts.rsplit_once('@') {
-                    Some((login, hosts)) => (format!("{login}@"), hosts),
-                    None => (String::new(), hosts),
-                };
-                let hosts = hosts.trim_end_matches('/').split(',');
-                let nodes: Vec<String> = hosts.map(|host| format!("{scheme}://{login}{host}")).collect();
-                let client =
-                    ClusterClientBuilder::new(nodes).connection_timeout(CONNECT).response_timeout(REPLY).build()?;
-                Link::Cluster(client.get_async_connection().await?)
-            }
-        };
+        let link = Link::open(url, REPLY).await?;
         Ok(Self { link, probe_key: format!("horus:probe:{me}"), health })
     }
 
@@ -171,20 +138,7 @@ impl Store {
     }
 
     async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
-        let mut link = self.link.clone();
-        let answer = match &mut link {
-            Link::Single(link) => link.req_packed_command(cmd).await,
-            Link::Cluster(link) => link.req_packed_command(cmd).await,
-        }
-        .and_then(Value::extract_error);
-        if let (Link::Single(link), Err(error)) = (&mut link, &answer)
-            && error.code() == Some("READONLY")
-        {
-            // A primary that has become a replica keeps its connections, while its address already leads to the new primary. The
-            // manager connects anew only when it has lost its connection: so let it be lost.
-            let _ = link.req_packed_command(&redis::cmd("QUIT")).await;
-        }
-        let value = answer?;
+        let value = self.link.clone().req_packed_command(cmd).await?.extract_error()?;
         T::from_redis_value(value).map_err(|error| StoreError(error.to_string()))
     }
 }

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use horus_keys::{Envelope, Identity, PayloadType, PeerId, Timestamp};
-use horus_runners::job::WorkflowSubmission;
+use horus_keys::{Envelope, Identity, PeerId};
 use serde_json::Value;
 
-use super::process::Horus;
+use super::{
+    process::Horus,
+    signed::{Valid, sign_workflow},
+};
 
 /// A directory into which steps write what they do, a line each.
 ///
@@ -60,17 +62,8 @@ impl Ledger {
 
     /// The workflow of that id, signed.
     pub fn sign(&self, id: &str, user: &Identity, coordinators: &[PeerId]) -> Envelope {
-        let now = Timestamp::now();
-        let submission = WorkflowSubmission {
-            id: id.parse().expect("a valid id"),
-            definition: self.definition(id),
-            inputs: None,
-            coordinators: coordinators.to_vec(),
-            submit_by: now + Duration::from_secs(7200),
-            run_until: now + Duration::from_secs(14400),
-            certificates: Vec::new(),
-        };
-        Envelope::sign_json(user, PayloadType::Workflow, &submission)
+        let valid = Valid { submit: Duration::from_secs(7200), run: Duration::from_secs(14400) };
+        sign_workflow(user, id, self.definition(id), coordinators, valid)
     }
 
     /// How often each workflow has written into one of the files, `mark` or `once`.

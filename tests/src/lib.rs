@@ -12,6 +12,7 @@ mod network;
 mod postgres;
 mod process;
 mod redis;
+mod signed;
 
 pub use calls::Calls;
 pub use chance::Chance;
@@ -24,3 +25,4 @@ pub use network::{Network, Node};
 pub use postgres::Postgres;
 pub use process::{Horus, Outcome, Running, binary, free_port};
 pub use redis::TestRedis;
+pub use signed::{Valid, sign_workflow};

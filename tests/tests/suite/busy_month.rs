@@ -17,8 +17,8 @@ use horus_node::api::{
     coordinator::{CancelWorkflow, WorkflowIdParams},
     supervisor::{CancelJob, DeleteJob, JobIdParams, RegisterRunner, RegisterRunnerParams},
 };
-use horus_runners::job::{JobBatch, JobSpec, WorkflowSubmission};
-use horus_tests::{Calls, Hands, TestRedis, free_port};
+use horus_runners::job::{JobBatch, JobSpec};
+use horus_tests::{Calls, Hands, TestRedis, Valid, free_port, sign_workflow};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const RETENTION: &str = "2s";
@@ -90,17 +90,9 @@ impl Load {
                 _ => "    - {id: c, runner: noop, payload: '1', depends_on: [b0, b1, b2, b3, b4, b5]}\n",
             };
             definition.push_str(last);
-            let (id, now) = (format!("r{round}-{n}"), Timestamp::now());
-            let submission = WorkflowSubmission {
-                id: id.parse().unwrap(),
-                definition,
-                inputs: None,
-                coordinators: vec![self.coordinator.0],
-                submit_by: now + Duration::from_secs(300),
-                run_until: now + RUN_UNTIL,
-                certificates: Vec::new(),
-            };
-            calls.submit_workflow(Envelope::sign_json(&self.me, PayloadType::Workflow, &submission), PATIENCE);
+            let id = format!("r{round}-{n}");
+            let valid = Valid { submit: Duration::from_secs(300), run: RUN_UNTIL };
+            calls.submit_workflow(sign_workflow(&self.me, &id, definition, &[self.coordinator.0], valid), PATIENCE);
             if n % 5 == 1 {
                 calls.insist::<CancelWorkflow>(&WorkflowIdParams { workflow_id: id.parse().unwrap() }, PATIENCE);
             }

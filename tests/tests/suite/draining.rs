@@ -14,7 +14,7 @@ use horus_node::api::{
     supervisor::{CreateJobs, CreateJobsParams, WaitJobs, WaitJobsParams},
 };
 use horus_runners::job::{JobBatch, JobSpec, JobStatus};
-use horus_tests::{Calls, Hands, House, Ledger, Running, TestRedis, free_port};
+use horus_tests::{Calls, Hands, House, Ledger, Running, TestRedis, Valid, free_port, sign_workflow};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,17 +188,7 @@ fn sign_slow(me: &Identity, id: &str, effects: &Path, coordinator: PeerId) -> En
     let definition = format!(
         "workflow:\n  name: slow\n  steps:\n    - id: only\n      runner: sal\n      payload: 'file_write_append(\"{effects}\", \"{id}\\n\"); sleep(5); 1'\n"
     );
-    let now = Timestamp::now();
-    let submission = horus_runners::job::WorkflowSubmission {
-        id: id.parse().unwrap(),
-        definition,
-        inputs: None,
-        coordinators: vec![coordinator],
-        submit_by: now + Duration::from_secs(600),
-        run_until: now + Duration::from_secs(3600),
-        certificates: Vec::new(),
-    };
-    Envelope::sign_json(me, PayloadType::Workflow, &submission)
+    sign_workflow(me, id, definition, &[coordinator], Valid::LONG)
 }
 
 #[test]
@@ -288,17 +278,8 @@ fn a_coordinator_that_cannot_finish_stops_within_its_grace_and_at_once_when_told
     };
     for (name, grace) in [("grace", "2s"), ("twice", "60s")] {
         let mut role = start(grace);
-        let now = Timestamp::now();
-        let submission = horus_runners::job::WorkflowSubmission {
-            id: name.parse().unwrap(),
-            definition: "workflow:\n  name: short\n  steps:\n    - {id: a, runner: noop, payload: '1'}\n".to_owned(),
-            inputs: None,
-            coordinators: vec![coordinator],
-            submit_by: now + Duration::from_secs(600),
-            run_until: now + Duration::from_secs(3600),
-            certificates: Vec::new(),
-        };
-        let envelope = Envelope::sign_json(&me, PayloadType::Workflow, &submission);
+        let definition = "workflow:\n  name: short\n  steps:\n    - {id: a, runner: noop, payload: '1'}\n".to_owned();
+        let envelope = sign_workflow(&me, name, definition, &[coordinator], Valid::LONG);
         let params = SubmitWorkflowParams { envelope: envelope.into() };
         thread::scope(|scope| {
             own.signal(Signal::SIGSTOP);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use horus_keys::{Digest, Envelope, Identity, KeyDir, PayloadType, PeerId, RunnerKind, Timestamp};
 use horus_node::api::supervisor::{CreateJobs, CreateJobsParams};
-use horus_runners::job::{Delegation, JobBatch, JobSpec, LocalId, ReceiptRef, StepId, WorkflowSubmission};
-use horus_tests::House;
+use horus_runners::job::{Delegation, JobBatch, JobSpec, LocalId, ReceiptRef, StepId};
+use horus_tests::{House, Valid, sign_workflow};
 use horus_transport::{ClientOptions, RpcClient};
 use serde_json::{Value, value::RawValue};
 
@@ -41,18 +41,9 @@ impl Scene {
         }
     }
 
-    fn workflow(&self, coordinators: Vec<PeerId>) -> Envelope {
-        let now = Timestamp::now();
-        let submission = WorkflowSubmission {
-            id: format!("w-{}", LocalId::generate()).parse().unwrap(),
-            definition: DEFINITION.to_owned(),
-            inputs: None,
-            coordinators,
-            submit_by: now + Duration::from_secs(600),
-            run_until: now + Duration::from_secs(3600),
-            certificates: vec![],
-        };
-        Envelope::sign_json(&self.user, PayloadType::Workflow, &submission)
+    fn workflow(&self, coordinators: &[PeerId]) -> Envelope {
+        let id = format!("w-{}", LocalId::generate());
+        sign_workflow(&self.user, &id, DEFINITION.to_owned(), coordinators, Valid::LONG)
     }
 
     fn step(&self, workflow: &Envelope, step: &str, input: Option<&str>, receipts: Vec<ReceiptRef>) -> JobSpec {
@@ -176,7 +167,7 @@ fn a_coordinators_key_alone_can_submit_nothing() {
     let spec = JobSpec::new(LocalId::generate(), scene.kind.clone(), "6 * 7".to_owned(), run_until);
     scene.refused("a script of its own", not_mine, &scene.batch(scene.supervisor, spec.clone()), &spec, None);
 
-    let mine = scene.workflow(vec![me]);
+    let mine = scene.workflow(&[me]);
     let spec = scene.step(&mine, "nowhere", None, vec![]);
     scene.refused(
         "a step that is not there",
@@ -205,7 +196,7 @@ fn a_coordinators_key_alone_can_submit_nothing() {
         Some(&mine),
     );
 
-    let theirs = scene.workflow(vec![other]);
+    let theirs = scene.workflow(&[other]);
     let spec = scene.step(&theirs, "a", None, vec![]);
     let kinds = &["DELEGATION_MISMATCH", "NOT_ALLOWED"][..];
     scene.refused(
@@ -224,7 +215,7 @@ fn a_coordinators_key_alone_can_submit_nothing() {
 #[test]
 fn a_finished_step_does_not_run_again_and_what_is_right_runs() {
     let scene = Scene::new();
-    let mine = scene.workflow(vec![scene.coordinator.peer_id()]);
+    let mine = scene.workflow(&[scene.coordinator.peer_id()]);
     let spec = scene.step(&mine, "a", None, vec![]);
     let batch = scene.batch(scene.supervisor, spec.clone());
     assert_eq!(scene.send(&batch, None).unwrap_err(), "WORKFLOW_UNKNOWN", "the workflow has to come with it once");

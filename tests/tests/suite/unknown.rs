@@ -9,9 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use horus_keys::{Envelope, Identity, PayloadType, PeerId, Timestamp};
-use horus_runners::job::WorkflowSubmission;
-use horus_tests::{Calls, Cut, Hands, Running, TestRedis, free_port};
+use horus_keys::{Envelope, Identity, PeerId};
+use horus_tests::{Calls, Cut, Hands, Running, TestRedis, Valid, free_port, sign_workflow};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -39,17 +38,7 @@ fn sign(turn: usize, effects: &Path, me: &Identity, coordinator: PeerId) -> Enve
             format!("file_write_append(\"{}\", \"{id} {step} \" + place() + \"\\n\"); sleep(1); 1", effects.display());
         writeln!(definition, "    - {{id: {step}, runner: sal, {policy}, payload: '{script}'}}").unwrap();
     }
-    let now = Timestamp::now();
-    let submission = WorkflowSubmission {
-        id: id.parse().unwrap(),
-        definition,
-        inputs: None,
-        coordinators: vec![coordinator],
-        submit_by: now + Duration::from_secs(600),
-        run_until: now + Duration::from_secs(3600),
-        certificates: Vec::new(),
-    };
-    Envelope::sign_json(me, PayloadType::Workflow, &submission)
+    sign_workflow(me, &id, definition, &[coordinator], Valid::LONG)
 }
 
 /// A supervisor with a Redis and a runner of its own, which the coordinator reaches by a cable.

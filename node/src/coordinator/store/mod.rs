@@ -15,21 +15,25 @@
 //! | `horus:coordinators` | hash: a counter for every running coordinator, which grows while it lives |
 
 mod announced;
-mod connection;
 mod index;
 mod scripts;
 mod workflow;
+
+use std::time::Duration;
 
 use horus_keys::{Digest, PeerId, Timestamp};
 use horus_runners::job::WorkflowId;
 use redis::RedisError;
 use thiserror::Error;
 
+use crate::store::Link;
 use crate::workflow::WorkflowStatus;
-use connection::Link;
 
 pub(crate) use index::Listed;
 pub(crate) use workflow::{Append, Created, NewWorkflow, Stored, Writer};
+
+/// An answer can hold a snapshot of 100,000 steps.
+const REPLY: Duration = Duration::from_secs(10);
 
 /// Why something could not be stored or read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -104,7 +108,7 @@ impl Store {
     /// # Errors
     /// A URL that is none, or a server that does not answer.
     pub(crate) async fn connect(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { link: Link::open(url).await? })
+        Ok(Self { link: Link::open(url, REPLY).await? })
     }
 
     /// Whether Redis answers.

@@ -1,4 +1,4 @@
-//! The connection to Redis, standalone or cluster: one, multiplexed, that reconnects by itself.
+//! The connection to Redis of a role, standalone or cluster: one, multiplexed, that reconnects by itself.
 
 use std::time::Duration;
 
@@ -7,13 +7,12 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
+/// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// An answer can hold a snapshot of 100,000 steps; the default of half a second is for small ones.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shared connection for commands that do not block. Cheap to clone.
 #[derive(Clone)]
-pub(super) enum Link {
+pub(crate) enum Link {
     /// One server.
     Single(Box<ConnectionManager>),
     /// A cluster.
@@ -22,20 +21,21 @@ pub(super) enum Link {
 
 impl Link {
     /// Whether it is a cluster: commands without a key then reach one node of many.
-    pub(super) const fn is_cluster(&self) -> bool {
+    pub(crate) const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 
     /// Connects. `redis://`, `rediss://` and `unix://` (or `redis+unix://`) name one server, `redis-cluster://a:6379,b:6379`
-    /// (`rediss-cluster://` with TLS) the nodes of a cluster.
-    pub(super) async fn open(url: &str) -> RedisResult<Self> {
+    /// (`rediss-cluster://` with TLS) the nodes of a cluster. An answer may take as long as
+    /// `reply`.
+    pub(crate) async fn open(url: &str, reply: Duration) -> RedisResult<Self> {
         let cluster = ["redis", "rediss"].into_iter().find_map(|scheme| {
             let rest = url.strip_prefix(scheme)?.strip_prefix("-cluster://")?;
             Some((scheme, rest.trim_end_matches('/')))
         });
         let Some((scheme, rest)) = cluster else {
             let config = ConnectionManagerConfig::new()
-                .set_response_timeout(Some(RESPONSE_TIMEOUT))
+                .set_response_timeout(Some(reply))
                 .set_connection_timeout(Some(CONNECT_TIMEOUT))
                 .set_min_delay(Duration::from_millis(50))
                 .set_max_delay(Duration::from_millis(500))
@@ -46,10 +46,8 @@ impl Link {
         let (login, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
         let at = if login.is_empty() { "" } else { "@" };
         let nodes: Vec<String> = hosts.split(',').map(|host| format!("{scheme}://{login}{at}{host}")).collect();
-        let client = ClusterClientBuilder::new(nodes)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .response_timeout(RESPONSE_TIMEOUT)
-            .build()?;
+        let client =
+            ClusterClientBuilder::new(nodes).connection_timeout(CONNECT_TIMEOUT).response_timeout(reply).build()?;
         Ok(Self::Cluster(client.get_async_connection().await?))
     }
 }
