@@ -159,7 +159,8 @@ impl Core {
                                 // What is done was answered, but the answer did not come.
                                 return Ok(Heard::Lost);
                             }
-                            ask_at = Instant::now() + NEXT;
+                            // It is there, and so is what it holds back.
+                            ask_at = Instant::now() + NEXT.max(self.patience(lane));
                         }
                         Probe::Unreachable if self.is_gone(round) => return Err(self.unreachable()),
                         Probe::Unserved if round > 1 => return Err(self.unserved()),
@@ -326,7 +327,12 @@ impl Core {
         let head = RequestHead { nudge: true, ..self.head(nudge::PARK, false, Vec::new()) };
         let sent = self.nudges.sent();
         let message = frame::encode(&head, &[]);
-        if let Err(e) = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, true).await {
+        let pushed = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, true).await;
+        let answer = pushed.map_err(RpcError::from).and_then(|pushed| match pushed {
+            Pushed::Reply(message) => self.read(&message).map(|_| ()),
+            Pushed::Id { .. } => Err(self.unreachable()),
+        });
+        if let Err(e) = answer {
             tracing::debug!("a nudge came to nothing: {e}");
         }
         self.nudges.answered(sent);

@@ -113,6 +113,7 @@ checks! {
         frames::requests_that_waited_in_the_inbox_are_served_if_they_are_fresh,
         budgets::a_thousand_calls_travel_in_forty_messages,
         budgets::a_waiting_call_costs_nothing_until_it_ends,
+        budgets::a_waiting_call_to_a_peer_that_was_silent_is_asked_after_once,
         budgets::an_idle_mesh_sends_nothing,
         budgets::nothing_is_left_in_any_inbox,
         faults::the_own_address_is_called_through_the_socket,
