@@ -243,6 +243,9 @@ pub struct SupervisorArgs {
     /// A coordinator to announce this supervisor to; several may be given
     #[arg(long, value_name = "ADDRESS", env = "HORUS_COORDINATOR", value_delimiter = ',')]
     pub coordinator: Vec<String>,
+    /// What steps can choose this supervisor by (`supervisor: zone=eu`); may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
     /// Refuse new jobs (QUEUE_FULL) while a runner's queue holds this many
     #[arg(long, default_value_t = 1_000_000, value_name = "JOBS")]
     pub max_queue: u64,
@@ -361,6 +364,9 @@ pub struct UpArgs {
     /// A further coordinator, on another machine, that the supervisor announces itself to; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub coordinator: Vec<String>,
+    /// What steps can choose this machine's supervisor by (`supervisor: zone=eu`); may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
     /// Directory of *.rhai files whose functions every script can call
     #[arg(long, value_name = "DIR")]
     pub script_lib: Option<PathBuf>,

@@ -17,6 +17,7 @@ use crate::api::{
     coordinator::ListSupervisors,
     supervisor::{ListRunners, ListRunnersParams, PingRunner, RemoveRunner, RunnerParams},
 };
+use crate::workflow::Selector;
 
 /// Longest heroscript that is parsed.
 const MAX_SCRIPT: u64 = 4 * 1024 * 1024;
@@ -81,6 +82,7 @@ pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failur
     if session.json {
         print_json(&list)?;
     } else {
+        let labels = if list.supervisors.iter().any(|s| !s.labels.is_empty()) { "LABELS" } else { "" };
         let rows = list.supervisors.iter().map(|s| {
             let state = serde_json::to_value(s.state).unwrap_or_default();
             let kinds: Vec<_> = s.runners.iter().map(ToString::to_string).collect();
@@ -91,6 +93,7 @@ pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failur
                 s.latency_ms.map(|l| format!("{l} ms")).unwrap_or_default(),
                 kinds.join(","),
                 s.outstanding.to_string(),
+                Selector::Labels(s.labels.clone()).to_string(),
                 match (&s.error, &s.last_error, s.last_error_at) {
                     (Some(now), ..) => now.clone(),
                     (None, Some(before), Some(at)) => format!("{at}: {before}"),
@@ -98,7 +101,10 @@ pub(super) fn supervisors(target: &CoordinatorTarget) -> Result<ExitCode, Failur
                 },
             ]
         });
-        print_line(&table(["ADDRESS", "STATE", "PATH", "LATENCY", "RUNNERS", "OUTSTANDING", "LAST ERROR"], rows))?;
+        print_line(&table(
+            ["ADDRESS", "STATE", "PATH", "LATENCY", "RUNNERS", "OUTSTANDING", labels, "LAST ERROR"],
+            rows,
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

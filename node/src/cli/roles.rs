@@ -1,6 +1,7 @@
 //! The commands that run a role: flags into a resolved configuration, then the role until it is told to stop.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
     time::Duration,
@@ -20,6 +21,7 @@ use horus_transport::{Address, ClientOptions, TlsFiles};
 
 use super::{
     args::{CoordinatorArgs, MeshArg, RoleArgs, RunnerArgs, RunnerKindArg, ServeArgs, SupervisorArgs, UpArgs},
+    client::pairs,
     identity,
     output::Failure,
 };
@@ -29,6 +31,7 @@ use crate::{
     runner_role,
     supervisor::{self, SupervisorConfig},
     up::{self, UpConfig},
+    workflow::Selector,
 };
 
 /// Jobs that an osiris runner executes at a time by default.
@@ -52,6 +55,7 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
         mesh: args.mesh,
         mycelium_rpc: args.mycelium_rpc,
         coordinators: args.coordinator,
+        labels: labels(&args.label)?,
         script_lib: args.script_lib,
         hero_cli: args.hero_cli,
         redis_url: args.redis_url,
@@ -76,6 +80,7 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
 
 pub(super) fn supervisor(args: &SupervisorArgs) -> Result<ExitCode, Failure> {
     let coordinators = addresses("--coordinator", &args.coordinator)?;
+    let labels = labels(&args.label)?;
     let client = client_options(&args.serve);
     serve(Role::Supervisor, &args.role, &args.serve, args.port, |common| async move {
         let queue = QueueOptions {
@@ -84,7 +89,7 @@ pub(super) fn supervisor(args: &SupervisorArgs) -> Result<ExitCode, Failure> {
             lease: args.lease,
             ..QueueOptions::default()
         };
-        let running = supervisor::start(common, SupervisorConfig { queue, coordinators, client }).await?;
+        let running = supervisor::start(common, SupervisorConfig { queue, labels, coordinators, client }).await?;
         running.stopped().await;
         Ok(())
     })
@@ -104,6 +109,13 @@ pub(super) fn coordinator(args: &CoordinatorArgs) -> Result<ExitCode, Failure> {
 fn addresses(flag: &str, texts: &[String]) -> Result<Vec<Address>, Failure> {
     let parsed = texts.iter().map(|text| text.parse().with_context(|| flag.to_owned()));
     parsed.collect::<Result<_>>().map_err(|e| Failure::usage(format!("{e:#}")))
+}
+
+/// The labels of a supervisor: whatever a step can ask for, and nothing else.
+fn labels(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let labels = pairs(words, "--label")?;
+    Selector::check_labels(&labels).map_err(|why| Failure::usage(format!("--label: {why}")))?;
+    Ok(labels)
 }
 
 fn client_options(serve: &ServeArgs) -> ClientOptions {

@@ -23,6 +23,7 @@ mod wire;
 pub use crate::role::Running;
 pub use start::{SupervisorConfig, methods, start};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use horus_keys::{PeerId, Timestamp, Trust};
@@ -57,6 +58,7 @@ pub struct Supervisor {
     waiters: Arc<Waiters>,
     announcer: Arc<Announcer>,
     mesh: Option<RoleMesh>,
+    labels: BTreeMap<String, String>,
     /// The coordinators that it announces itself to.
     coordinators: Vec<RpcClient>,
     shutdown: Shutdown,

@@ -121,7 +121,7 @@ impl Supervisor {
         }
         // What the server is does not change while it is connected; a failure to ask is asked again.
         let redis = self.server.get_or_try_init(|| self.queue.server()).await.ok().cloned();
-        Ok(Runners { runners, redis })
+        Ok(Runners { runners, redis, labels: self.labels.clone() })
     }
 
     pub(super) async fn get_runner(self: Arc<Self>, _: Caller, params: RunnerParams) -> Result<Runner, RpcError> {

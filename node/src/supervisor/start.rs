@@ -1,5 +1,6 @@
 //! The role: from configuration to a supervisor that serves.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -36,6 +37,8 @@ const WORKFLOWS: usize = 128 << 20;
 pub struct SupervisorConfig {
     /// How the queue behaves: its bounds, retention and leases. The runners of the machine are given the same.
     pub queue: QueueOptions,
+    /// What steps can choose it by, beside its key and address: at most 64 labels.
+    pub labels: BTreeMap<String, String>,
     /// The coordinators that it announces itself to.
     pub coordinators: Vec<Address>,
     /// How it calls them. Identity, certificate and the way to the overlay are filled in.
@@ -102,6 +105,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
         announcer: Arc::new(common.announcer(Role::Supervisor)),
         mesh: common.mesh.clone(),
         coordinators: coordinators.clone(),
+        labels: config.labels,
         shutdown: common.shutdown.clone(),
         due: Notify::new(),
         server: tokio::sync::OnceCell::new(),

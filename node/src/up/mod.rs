@@ -6,7 +6,7 @@ mod ready;
 mod redis_server;
 mod setup;
 
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ pub struct UpConfig {
     pub mycelium_rpc: String,
     /// Coordinators on other machines that the supervisor announces itself to.
     pub coordinators: Vec<String>,
+    /// The labels of the supervisor.
+    pub labels: BTreeMap<String, String>,
     /// Directory of functions for every script.
     pub script_lib: Option<PathBuf>,
     /// The hero command line tool.
@@ -186,6 +188,9 @@ fn role_specs(
     supervisor.extend(mesh.iter().cloned());
     for address in &config.coordinators {
         supervisor.extend(["--coordinator".to_owned(), address.clone()]);
+    }
+    for (key, value) in &config.labels {
+        supervisor.extend(["--label".to_owned(), format!("{key}={value}")]);
     }
     let mut specs = vec![common("supervisor", supervisor)];
     for kind in ["hero", "sal", "osiris", "noop"] {

@@ -9,6 +9,11 @@ use horus_transport::{Address, Host};
 
 use crate::role::topic_of;
 
+/// Labels of one supervisor.
+const MAX_LABELS: usize = 64;
+/// Bytes of one label, `=` included.
+const MAX_LABEL: usize = 256;
+
 /// A choice of supervisors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
@@ -50,6 +55,30 @@ impl Selector {
             labels.insert(key.to_owned(), value.to_owned());
         }
         Ok(Self::Labels(labels))
+    }
+
+    /// Whether a supervisor can carry these labels: whether a step can ask for each of them.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
+        if labels.len() > MAX_LABELS {
+            return Err(format!("{} labels are too many: at most {MAX_LABELS}", labels.len()));
+        }
+        for (key, value) in labels {
+            let word = format!("{key}={value}");
+            let asked = Self::parse(&word);
+            let can_be_asked =
+                matches!(&asked, Ok(Self::Labels(asked)) if asked.len() == 1 && asked.get(key) == Some(value));
+            if !can_be_asked || word.len() > MAX_LABEL || word.chars().any(char::is_control) {
+                return Err(format!(
+                    "`{}` cannot be a supervisor's label: write KEY=VALUE as in zone=eu, {MAX_LABEL} bytes at most, without commas, \
+                     `://` or spaces around them",
+                    word.escape_debug()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The same for a workflow that was accepted: a choice that cannot be read any more must not become none at all.
@@ -199,6 +228,33 @@ mod tests {
         labels.insert("disk".to_owned(), "ssd".to_owned());
         assert!(selector.matches(None, &address, &labels));
         assert_eq!(selector.to_string(), "disk=ssd,zone=eu");
+    }
+
+    #[test]
+    fn a_supervisor_carries_only_labels_that_can_be_asked_for() {
+        let check = |pairs: &[(&str, &str)]| {
+            let labels = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            Selector::check_labels(&labels)
+        };
+        assert_eq!(check(&[("zone", "eu"), ("disk", "ssd"), ("version", "a=b")]), Ok(()));
+        let long = "x".repeat(300);
+        for bad in [
+            ("zone", ""),
+            ("", "eu"),
+            ("zone", "eu,us"),
+            (" zone", "eu"),
+            ("zone", "e\nu"),
+            ("a", "http://b"),
+            ("topic:a", "b"),
+        ]
+        .into_iter()
+        .chain([("zone", long.as_str())])
+        {
+            let error = check(&[bad]).unwrap_err();
+            assert!(error.contains("zone=eu") && !error.contains('\n'), "{error}");
+        }
+        let many = (0..65).map(|n| (n.to_string(), "x".to_owned())).collect();
+        assert!(Selector::check_labels(&many).unwrap_err().contains("64"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn env(map: &BTreeMap<String, String>) -> Result<(), OutOfBounds> {
     Ok(())
 }
 
-/// Labels.
+/// Labels of a job, or of a supervisor.
 pub(crate) fn labels(map: &BTreeMap<String, String>) -> Result<(), OutOfBounds> {
     texts("labels", map, limits::LABEL_ENTRIES, limits::LABEL_BYTES)?;
     for (label, value) in map {

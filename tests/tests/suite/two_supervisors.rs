@@ -67,7 +67,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_coordinator_shares_the_load_between_two_supervisors() {
+fn a_coordinator_shares_the_load_between_two_supervisors_and_heeds_their_labels() {
     let scene = Scene::new();
     let bin = scene.dir.path();
     let (supervisor, runner, coordinator) = (link(bin, "supervisor"), link(bin, "runner"), link(bin, "coordinator"));
@@ -79,7 +79,8 @@ fn a_coordinator_shares_the_load_between_two_supervisors() {
         let (url, port) = (redis.url(), free_port().to_string());
         scene.key(&format!("s{n}"), &["supervisor"], "*");
         scene.key(&format!("r{n}"), &["runner"], "noop");
-        let args = ["--port", &port, "--redis-url", &url];
+        let zone = format!("zone={n}");
+        let args = ["--port", &port, "--redis-url", &url, "--label", &zone, "--label", "disk=ssd"];
         running.push(scene.role(&supervisor, &format!("s{n}"), &args));
         // Every role takes the network flags, for the sake of one configuration.
         let args = ["noop", "--redis-url", &url, "--listen", "127.0.0.1:0", "--transport", "http"];
@@ -129,8 +130,40 @@ fn a_coordinator_shares_the_load_between_two_supervisors() {
     assert_eq!(share.len(), 2, "{share:?}");
     assert!(share.values().all(|n| *n >= 60), "the load is shared: {share:?}");
 
+    // A step may choose by labels.
+    let list = me.run(&["supervisors", "list"]).ok().stdout;
+    assert!(list.contains("LABELS") && list.contains("disk=ssd,zone=2"), "{list}");
+    let chosen = scene.path("chosen.yaml");
+    let mut text = "workflow:\n  name: chosen\n  steps:\n".to_owned();
+    for n in 0..20 {
+        text +=
+            &format!("    - {{id: s{n}, runner: noop, payload: '', supervisor: \"zone={},disk=ssd\"}}\n", 1 + n % 2);
+    }
+    std::fs::write(&chosen, text).unwrap();
+    let done = me.run(&["workflow", "run", &chosen, "--json"]).ok().json();
+    for n in 0..20 {
+        let at = &done["steps"][format!("s{n}")]["supervisor"];
+        let first = &done["steps"][format!("s{}", n % 2)]["supervisor"];
+        assert!(at == first && (n % 2 == 0 || *at != done["steps"]["s0"]["supervisor"]), "{n} {}", done["steps"]);
+    }
+
     // One supervisor goes away: what is submitted then still ends.
     drop(running.remove(0));
     let again = me.run(&["workflow", "run", &file, "--json"]).ok().json();
     assert_eq!(again["counts"]["succeeded"], 300, "{}", again["counts"]);
+
+    // A step waits for labels that nobody carries, until somebody does.
+    let later = scene.path("later.yaml");
+    let step = "workflow:\n  name: later\n  steps:\n    - {id: only, runner: noop, payload: '', supervisor: zone=3}\n";
+    std::fs::write(&later, step).unwrap();
+    let id = me.run(&["workflow", "submit", &later, "--json"]).ok().json()["workflow_id"].as_str().unwrap().to_owned();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(me.run(&["workflow", "status", &id, "--json"]).json()["status"], "running");
+    let (port, url) = (addresses[0].rsplit_once(':').unwrap().1.to_owned(), stores[0].url());
+    running.push(scene.role(&supervisor, "s1", &["--port", &port, "--redis-url", &url, "--label", "zone=3"]));
+    until("the step went to the supervisor that carries the label now", || {
+        (me.run(&["workflow", "status", &id, "--json"]).json()["status"] == "succeeded").then_some(())
+    });
+    let refused = Command::new(&supervisor).args(["--label", "zone"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
 }

@@ -1,5 +1,7 @@
 //! Methods about the runners of the supervisor's machine.
 
+use std::collections::BTreeMap;
+
 use horus_keys::{PeerId, RunnerKind, Timestamp};
 use horus_runners::queue::RunnerView;
 use schemars::JsonSchema;
@@ -69,6 +71,9 @@ pub struct Runners {
     /// The server behind the queue, and how durable it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<ServerFacts>,
+    /// The labels of the supervisor (`--label`), which a step's `supervisor` key can ask for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Parameters that name one runner: by its name, or by its kind if that leaves no choice.

@@ -9,6 +9,7 @@ use horus_transport::{Address, RpcError};
 use super::Pool;
 use super::supervisor::{Found, Supervisor};
 use crate::api::supervisor::{ListRunners, ListRunnersParams, RunnerState};
+use crate::workflow::Selector;
 
 /// How often a supervisor that is well and idle is looked at. Over messages every look costs two of them.
 const IDLE: Duration = Duration::from_secs(60);
@@ -100,7 +101,9 @@ async fn look(supervisor: &Supervisor, pool: &Pool) -> Result<Found, RpcError> {
     let refused = (!pool.trust.allows(peer, Role::Supervisor, Timestamp::now())).then(|| {
         format!("its key {peer} is not trusted as a supervisor here: `horus keys trust add {peer} --role supervisor`")
     });
-    Ok(Found { peer, kinds: kinds.collect(), latency, refused })
+    // What no supervisor can be given comes from none that should be believed.
+    let labels = Selector::check_labels(&asked.labels).map(|()| asked.labels).unwrap_or_default();
+    Ok(Found { peer, kinds: kinds.collect(), labels, latency, refused })
 }
 
 fn late() -> RpcError {

@@ -64,6 +64,7 @@ struct Known {
 pub(crate) struct Found {
     pub(crate) peer: PeerId,
     pub(crate) kinds: BTreeSet<RunnerKind>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) latency: Duration,
     /// Why it must not get steps.
     pub(crate) refused: Option<String>,
@@ -165,6 +166,7 @@ impl Supervisor {
         let changed = known.silent_since.is_some()
             || !known.met
             || known.kinds != found.kinds
+            || known.labels != found.labels
             || known.peer != Some(found.peer)
             || known.refused != found.refused;
         known.met = true;
@@ -172,6 +174,7 @@ impl Supervisor {
         known.error = None;
         known.peer = Some(found.peer);
         known.kinds = found.kinds;
+        known.labels = found.labels;
         known.latency = Some(found.latency);
         known.refused = found.refused;
         changed

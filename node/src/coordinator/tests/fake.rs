@@ -3,7 +3,7 @@
 //! `echo` gives its input, `text ...` a string, `fail CODE` fails, `flaky N` fails before attempt N, `slow MS` takes its time,
 //! `hold` goes on until it is cancelled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -170,7 +170,7 @@ impl Fake {
             worker: None,
             last_seen: None,
         };
-        self.lost_answer(Runners { runners: vec![runner("noop"), runner("sal")], redis: None })
+        self.lost_answer(Runners { runners: vec![runner("noop"), runner("sal")], redis: None, labels: BTreeMap::new() })
     }
 
     async fn create(self: Arc<Self>, _: Caller, params: CreateJobsParams) -> Result<CreatedJobs, RpcError> {
