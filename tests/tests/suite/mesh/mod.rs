@@ -3,6 +3,7 @@
 mod announcing;
 mod bench;
 mod budgets;
+mod guide;
 mod host;
 mod paths;
 mod scene;

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -39,7 +39,17 @@ impl World {
 
     /// The same, over links with that round trip.
     pub(super) fn real_over(tun: bool, round_trip: Duration) -> Option<Self> {
-        RealMesh::up(tun, round_trip).map(Self::Real)
+        let mesh = RealMesh::up(tun, round_trip)?;
+        (0..HOSTS).for_each(|host| mesh.spawn(host));
+        Some(Self::Real(mesh))
+    }
+
+    /// Real hosts of which the last one alone has a daemon, which waits for others to connect to it.
+    pub(super) fn real_with_public_node() -> Option<Self> {
+        let mut mesh = RealMesh::up(true, Duration::ZERO)?;
+        mesh.calls_others = false;
+        mesh.spawn(HOSTS - 1);
+        Some(Self::Real(mesh))
     }
 
     pub(super) fn is_real(&self) -> bool {
@@ -58,15 +68,20 @@ impl World {
 
     /// The `horus` binary, to be run on a host.
     pub(super) fn horus(&self, host: usize) -> Command {
+        self.program(host, &binary())
+    }
+
+    /// Any program, to be run on a host.
+    pub(super) fn program(&self, host: usize, program: &Path) -> Command {
         let mut command = match self {
             Self::Simulated { mesh, .. } => {
-                let mut command = Command::new(binary());
+                let mut command = Command::new(program);
                 command.env("HORUS_MYCELIUM_RPC", mesh.node(host).rpc_url());
                 command
             }
             Self::Real(_) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", &space(host)]).arg(binary());
+                command.args(["netns", "exec", &space(host)]).arg(program);
                 command
             }
         };
@@ -153,6 +168,8 @@ impl World {
 pub(super) struct RealMesh {
     binary: PathBuf,
     tun: bool,
+    /// Whether daemons are told of the others.
+    calls_others: bool,
     files: tempfile::TempDir,
     daemons: Mutex<Vec<Option<Child>>>,
     /// That of the links between hosts, beyond what the bridge has.
@@ -164,6 +181,7 @@ pub(super) struct RealMesh {
 }
 
 impl RealMesh {
+    /// The hosts and their links, without daemons.
     fn up(tun: bool, round_trip: Duration) -> Option<Self> {
         let Some(binary) = std::env::var_os("MYCELIUM_BIN").map(PathBuf::from) else {
             eprintln!("skipped: set MYCELIUM_BIN to a mycelium binary to run this on real daemons");
@@ -181,7 +199,8 @@ impl RealMesh {
         lock.lock().unwrap();
         let daemons = Mutex::new((0..HOSTS).map(|_| None).collect());
         let files = tempfile::tempdir().unwrap();
-        let mut mesh = Self { binary, tun, files, daemons, round_trip, slow: Vec::new(), _lock: lock };
+        let slow = Vec::new();
+        let mut mesh = Self { binary, tun, calls_others: true, files, daemons, round_trip, slow, _lock: lock };
         mesh.down();
         ip(&format!("link add {BRIDGE} type bridge"));
         ip(&format!("link set {BRIDGE} up"));
@@ -204,7 +223,6 @@ impl RealMesh {
             // As docs/MESH.md advises: else TCP between the daemons waits longer and longer while a host is cut off, and as
             // long again when it is back. Kernels before 6.15 do not have it.
             try_ip(&format!("netns exec {space} sysctl -qw net.ipv4.tcp_rto_max_ms=2000"));
-            mesh.spawn(host);
         }
         Some(mesh)
     }
@@ -221,7 +239,7 @@ impl RealMesh {
         command.args(["netns", "exec", &space(host)]).arg(&self.binary).arg("-k").arg(&key);
         command.args(["--disable-peer-discovery", "--disable-quic"]);
         command.args(if self.tun { ["--tun-name", "hwire0"].as_slice() } else { ["--no-tun"].as_slice() });
-        let others = (0..HOSTS).filter(|peer| *peer != host);
+        let others = (0..HOSTS).filter(|peer| self.calls_others && *peer != host);
         let peers: Vec<_> = match self.round_trip.is_zero() {
             true => others.map(|peer| format!("tcp://{}:9651", underlay(peer))).collect(),
             false => (0..host).map(|peer| format!("tcp://{}", slow_link(host, peer))).collect(),
