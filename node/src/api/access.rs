@@ -25,6 +25,7 @@ pub const TABLE: &[(&str, Access)] = &[
     // Supervisor.
     ("create_jobs", Access::Envelope),
     ("create_job", Access::Envelope),
+    ("store_documents", Access::Roles(&[Role::Coordinator])),
     ("get_job", Access::Roles(READERS)),
     ("get_job_status", Access::Roles(READERS)),
     ("get_job_result", Access::Roles(READERS)),

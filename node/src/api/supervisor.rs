@@ -6,6 +6,7 @@ mod runners;
 
 pub use jobs::{CancelJob, DeleteJob, Deleted, JobIdParams, JobState};
 pub use jobs::{CreateJob, CreateJobParams, CreateJobs, CreateJobsParams, CreatedJob, CreatedJobs};
+pub use jobs::{StoreDocuments, StoreDocumentsParams, StoredDocuments};
 pub use read::{
     GetJob, GetJobLogs, GetJobResult, GetJobStatus, JobPage, JobResult, ListJobs, ListJobsParams, LogLine, LogPage,
     LogParams, LogStream, ReceiptAt, WaitJobs, WaitJobsParams, WaitedJobs,

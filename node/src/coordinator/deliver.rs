@@ -1,12 +1,13 @@
 //! Bringing steps to a supervisor: write, sign, send, and send again until it is known what became of them.
 
-use std::collections::BTreeSet;
+mod call;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use horus_keys::{PeerId, RunnerKind};
-use horus_runners::job::{JobError, JobStatus};
+use horus_keys::PeerId;
+use horus_runners::job::JobError;
 use horus_transport::{ErrorKind, RpcError};
 use tokio::time::Instant;
 
@@ -16,7 +17,6 @@ use super::batch::{self, Batch, Ticket, Written};
 use super::live::Live;
 use super::pool::Supervisor;
 use super::waiter::{Watch, is_silence};
-use crate::api::supervisor::{CreateJobs, CreateJobsParams};
 use crate::workflow::StepAttempt;
 
 /// The first pause before a batch is sent again, and the longest.
@@ -25,10 +25,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const FULL: Duration = Duration::from_secs(1);
 /// And one that has no runner of the kind, or is going down.
 const UNSERVED: Duration = Duration::from_secs(5);
-/// So many batches of receipts go along even if the supervisor has them: that spares it from looking for them.
-const FEW_RECEIPTS: usize = 8;
-/// How long a batch may take to be answered.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Steps for one supervisor, each with the flag that says whether they are still wanted.
 pub(crate) struct Delivery {
@@ -62,7 +58,8 @@ impl Delivery {
     }
 }
 
-struct Courier {
+/// Takes batches to one supervisor.
+pub(super) struct Courier {
     shared: Arc<Shared>,
     live: Arc<Live>,
     supervisor: Arc<Supervisor>,
@@ -173,6 +170,12 @@ impl Courier {
                         batch = part;
                         continue;
                     }
+                    Verdict::Halves => {
+                        let mut jobs = batch.jobs;
+                        later.push(jobs.split_off(jobs.len() / 2));
+                        later.push(jobs);
+                        return;
+                    }
                     Verdict::Over(message) => {
                         self.gave_back(steps.len());
                         message.into_iter().for_each(|message| self.tell(message));
@@ -206,60 +209,6 @@ impl Courier {
         self.gave_back(1);
         self.tell(Message::Refused { step, by: self.peer, error: as_job_error(error), certain });
         self.sign(jobs).pop()
-    }
-
-    /// One call, and another one with the workflow or receipts that the supervisor turns out not to have.
-    async fn create(&self, batch: &Batch) -> Result<(), RpcError> {
-        let digests = batch.receipts();
-        let receipts = self.shared.vault.receipts(&self.live.id, &digests).await.map_err(|error| {
-            // Nothing was sent: the pause and the next try are the same.
-            self.shared.redis_trouble(&error);
-            RpcError::new(ErrorKind::TimedOut, error.to_string())
-        })?;
-        let there = &self.shared.pool.there;
-        let kinds: BTreeSet<&RunnerKind> = batch.jobs.iter().map(|job| job.job.runner()).collect();
-        let known = kinds.iter().all(|kind| there.has_workflow(self.peer, self.live.digest(), kind));
-        let few = receipts.len() <= FEW_RECEIPTS;
-        let unknown = receipts.iter().filter(|envelope| few || !there.has_receipts(self.peer, envelope.digest()));
-        let mut params = CreateJobsParams {
-            envelope: (&batch.envelope).into(),
-            workflow: (!known).then(|| (&self.live.signed.envelope).into()),
-            receipts: unknown.map(Into::into).collect(),
-        };
-        let client = &self.supervisor.client;
-        let mut tries = 0;
-        let created = loop {
-            tries += 1;
-            let error = match client.call_with_timeout::<CreateJobs>(&params, PATIENCE).await {
-                Ok(created) => break created,
-                Err(error) => error,
-            };
-            // What it was believed to have it may have lost since.
-            match error.kind {
-                ErrorKind::WorkflowUnknown if params.workflow.is_none() && tries < 3 => {
-                    params.workflow = Some((&self.live.signed.envelope).into());
-                }
-                ErrorKind::DelegationMismatch if params.receipts.len() < receipts.len() && tries < 3 => {
-                    params.receipts = receipts.iter().map(Into::into).collect();
-                }
-                _ => return Err(error),
-            }
-        };
-        for kind in kinds {
-            there.note_workflow(self.peer, self.live.digest(), kind);
-        }
-        receipts.iter().for_each(|envelope| there.note_receipts(self.peer, envelope.digest()));
-        let fits = created.jobs.len() == batch.jobs.len()
-            && created.jobs.iter().zip(&batch.jobs).all(|(created, job)| created.job_id == job.job);
-        if !fits {
-            return Err(RpcError::new(ErrorKind::InvalidReply, "it confirms other jobs than those that it was sent"));
-        }
-        let running = created.jobs.iter().zip(&batch.jobs).filter(|(created, _)| created.status == JobStatus::Running);
-        let running: Vec<StepAttempt> = running.map(|(_, job)| job.step).collect();
-        if !running.is_empty() {
-            self.tell(Message::Running(running));
-        }
-        Ok(())
     }
 
     fn watch(&self, jobs: Vec<Written>) {
@@ -297,6 +246,8 @@ impl Courier {
                 }
                 Verdict::Over(vec![Message::Returned(batch.jobs.iter().map(|job| job.step).collect())])
             }
+            // Too much for one call, or for one message.
+            ErrorKind::TooLarge if place.is_none() && batch.jobs.len() > 1 => Verdict::Halves,
             // These say nothing about the jobs.
             ErrorKind::Internal | ErrorKind::Other | ErrorKind::Unauthenticated => Verdict::Again,
             _ => {
@@ -329,6 +280,8 @@ enum Verdict {
     Over(Vec<Message>),
     /// There is room for so many jobs of the kind that the refusal names, and for those of other kinds.
     Part(usize),
+    /// It has to be sent again in two parts.
+    Halves,
     /// It has to be sent again without the job at that place.
     Without(usize),
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use horus_keys::{Envelope, Timestamp};
+use horus_keys::{Envelope, RunnerKind, Timestamp};
 use horus_runners::admission::{Admission, Audience, SignedBatch};
 use horus_runners::job::{Job, limits};
 use horus_transport::{Caller, ErrorKind, RpcError};
@@ -21,6 +21,16 @@ use crate::api::supervisor::{CreateJobParams, CreateJobsParams, CreatedJob, Crea
 pub(super) const LARGE_BYTES: usize = 32 * 1024;
 /// From how many jobs on deriving and checking them leaves the async threads.
 const LARGE_JOBS: usize = 32;
+
+/// Refuses more receipts than any step can need.
+pub(super) fn within_limit(receipts: &[EnvelopeText]) -> Result<(), RpcError> {
+    if receipts.len() <= limits::RECEIPT_REFS {
+        return Ok(());
+    }
+    let message = format!("{} batches of receipts: at most {} go with a call", receipts.len(), limits::RECEIPT_REFS);
+    Err(RpcError::new(ErrorKind::TooLarge, message))
+}
+
 impl Supervisor {
     pub(super) async fn create_job(
         self: Arc<Self>,
@@ -62,12 +72,7 @@ impl Supervisor {
         receipts: Vec<EnvelopeText>,
     ) -> Result<CreatedJobs, RpcError> {
         self.gate.check()?;
-        if receipts.len() > limits::RECEIPT_REFS {
-            return Err(RpcError::new(
-                ErrorKind::TooLarge,
-                format!("{} batches of receipts: at most {} go with a call", receipts.len(), limits::RECEIPT_REFS),
-            ));
-        }
+        within_limit(&receipts)?;
         let workflow = workflow.map(EnvelopeText::read).transpose()?;
         let receipts = receipts.into_iter().map(EnvelopeText::read).collect::<Result<_, _>>()?;
         let documents = if self.knows_signer(&batch) {
@@ -107,16 +112,18 @@ impl Supervisor {
     /// Refuses jobs of a kind that no runner has ever registered for.
     async fn require_runners(&self, jobs: &[Job]) -> Result<(), RpcError> {
         for job in jobs {
-            let kind = job.id.runner();
-            if self.kinds.has(kind) {
-                continue;
-            }
-            let known = self.kinds_now().await?;
-            if !known.contains(kind) {
-                return Err(errors::unknown_kind(kind, &known, Some(job.index)));
-            }
+            self.require_kind(job.id.runner(), Some(job.index)).await?;
         }
         Ok(())
+    }
+
+    /// Refuses a kind that no runner has ever registered for.
+    pub(super) async fn require_kind(&self, kind: &RunnerKind, index: Option<u32>) -> Result<(), RpcError> {
+        if self.kinds.has(kind) {
+            return Ok(());
+        }
+        let known = self.kinds_now().await?;
+        if known.contains(kind) { Ok(()) } else { Err(errors::unknown_kind(kind, &known, index)) }
     }
 
     /// Runs `work` here when it is small; else on a thread for blocking work, as many at a time as there are processors.

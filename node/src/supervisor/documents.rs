@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use horus_keys::{Digest, Envelope, RunnerKind};
+use horus_keys::{Digest, Envelope, PeerId, RunnerKind, Timestamp};
 use horus_runners::admission::{SignedBatch, SignedReceipts, SignedWorkflow};
 use horus_runners::job::ReceiptRef;
-use horus_transport::{ErrorKind, RpcError};
+use horus_transport::{Caller, ErrorKind, RpcError};
 
-use super::create::LARGE_BYTES;
+use super::create::{LARGE_BYTES, within_limit};
 use super::{Supervisor, errors};
+use crate::api::supervisor::{StoreDocumentsParams, StoredDocuments};
 
 /// Most bytes of receipts that one batch may make this supervisor read from Redis.
 const MAX_RECEIPT_BYTES: usize = 64 << 20;
@@ -74,6 +75,38 @@ impl Supervisor {
         self.read_workflows(wanted.workflows, &mut found).await?;
         self.read_receipts(wanted.receipts, &mut found).await?;
         Ok(Arc::new(found))
+    }
+
+    /// Keeps what steps will refer to that are sent next.
+    pub(super) async fn store_documents(
+        self: Arc<Self>,
+        caller: Caller,
+        params: StoreDocumentsParams,
+    ) -> Result<StoredDocuments, RpcError> {
+        let StoreDocumentsParams { runner, workflow, receipts } = params;
+        self.gate.check()?;
+        within_limit(&receipts)?;
+        self.require_kind(&runner, None).await?;
+        let now = Timestamp::now();
+        let workflow = match workflow {
+            Some(envelope) => Some(self.verified_workflow(envelope.read()?).await?),
+            None => None,
+        };
+        if let Some(signed) = &workflow {
+            delegable(signed, caller.peer, now)?;
+        }
+        let mut kept = Vec::with_capacity(receipts.len());
+        for envelope in receipts {
+            let receipts = self.verified_receipts(envelope.read()?).await?;
+            // Steps that need them are refused then, with the reason.
+            if self.verifier.check_receipts(&receipts, now).is_ok() {
+                kept.push(receipts);
+            }
+        }
+        let workflow = workflow.as_ref().map(|signed| (&signed.envelope, signed.signer));
+        let receipts: Vec<&Envelope> = kept.iter().map(|signed| &signed.envelope).collect();
+        self.gate.pass(self.queue.keep(&runner, workflow, &receipts).await)?;
+        Ok(StoredDocuments { stored: receipts.len() + usize::from(workflow.is_some()) })
     }
 
     async fn read_workflows(&self, wanted: HashMap<Digest, RunnerKind>, found: &mut Documents) -> Result<(), RpcError> {
@@ -150,6 +183,20 @@ impl Supervisor {
         let large = envelope.payload().len() >= LARGE_BYTES;
         self.compute(large, move || verifier.receipts(&envelope)).await?.map_err(|refusal| errors::refused(&refusal))
     }
+}
+
+/// Refuses a workflow of which that coordinator may send no step.
+fn delegable(workflow: &SignedWorkflow, coordinator: Option<PeerId>, now: Timestamp) -> Result<(), RpcError> {
+    let submission = &workflow.submission;
+    if !coordinator.is_some_and(|peer| submission.coordinators.contains(&peer)) {
+        let message = format!("the workflow {} does not name you as one of its coordinators", submission.id);
+        return Err(RpcError::new(ErrorKind::NotAllowed, message));
+    }
+    if submission.run_until <= now {
+        let message = format!("the workflow {} was to run until {} at most", submission.id, submission.run_until);
+        return Err(RpcError::new(ErrorKind::Expired, message));
+    }
+    Ok(())
 }
 
 /// Receipts that stand in the batch itself: the queue keeps them beside it all the same.

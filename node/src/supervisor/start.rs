@@ -57,6 +57,7 @@ pub fn methods() -> MethodTable<Supervisor> {
     .method::<GetNodeInfo, _, _>(Supervisor::get_node_info)
     .method::<api::CreateJobs, _, _>(Supervisor::create_jobs)
     .method::<api::CreateJob, _, _>(Supervisor::create_job)
+    .method::<api::StoreDocuments, _, _>(Supervisor::store_documents)
     .method::<api::GetJob, _, _>(Supervisor::get_job)
     .method::<api::GetJobStatus, _, _>(Supervisor::get_job_status)
     .method::<api::GetJobResult, _, _>(Supervisor::get_job_result)

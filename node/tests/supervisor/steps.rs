@@ -157,6 +157,63 @@ async fn a_coordinator_that_takes_over_sees_what_the_one_before_it_sent() {
 }
 
 /// A receipt for the step `first`, as a trusted runner of another machine signs it.
+#[tokio::test]
+async fn documents_can_come_ahead_of_the_steps_that_need_them() {
+    let case = Case::new().await;
+    let place = &case.place;
+    place.announce("other").await;
+    let params = |workflow: Option<&Envelope>, receipts: &[&Envelope]| StoreDocumentsParams {
+        runner: "other".parse().unwrap(),
+        workflow: workflow.map(Into::into),
+        receipts: receipts.iter().copied().map(Into::into).collect(),
+    };
+    let receipts = receipt_of_first(&case);
+
+    // Only a coordinator may, only what names it, and only for a kind that is served.
+    let keys = place.redis.keys().await;
+    for who in [&place.alice, &place.bob, &place.stranger] {
+        let error = place.refused::<StoreDocuments>(who, params(Some(&case.workflow), &[])).await;
+        assert!(matches!(error.kind, ErrorKind::NotAllowed | ErrorKind::UntrustedSigner), "{error}");
+    }
+    let other = horus_keys::Identity::generate();
+    trust(&place.trust_file, &other, horus_keys::Role::Coordinator, "*");
+    let unnamed = eventually("the policy is read again", async || {
+        let error = place.refused::<StoreDocuments>(&other, params(Some(&case.workflow), &[])).await;
+        error.message.contains("does not name you").then_some(error)
+    })
+    .await;
+    is(&unnamed, ErrorKind::NotAllowed);
+    let unserved = StoreDocumentsParams { runner: "nobody".parse().unwrap(), ..params(None, &[&receipts]) };
+    is(&place.refused::<StoreDocuments>(&place.coordinator, unserved).await, ErrorKind::UnknownRunner);
+    let broken = params(Some(&receipts), &[]);
+    is(&place.refused::<StoreDocuments>(&place.coordinator, broken).await, ErrorKind::InvalidEnvelope);
+    assert_eq!(place.redis.keys().await, keys, "what is refused leaves nothing behind");
+
+    // Receipts of a key that is no runner are left out, and the rest is kept for a while.
+    let forged = Envelope::sign(&other, PayloadType::Receipts, receipts.payload().to_vec());
+    let stored = place.call::<StoreDocuments>(&place.coordinator, params(None, &[&forged])).await.unwrap();
+    assert_eq!(stored.stored, 0);
+    let all = params(Some(&case.workflow), &[&receipts]);
+    let stored = place.call::<StoreDocuments>(&place.coordinator, all).await.unwrap();
+    assert_eq!(stored.stored, 2);
+    let left = async || {
+        let key = format!("horus:{{other}}:rc:{}", receipts.digest().hex());
+        match place.redis.command(&["PTTL", &key]).await {
+            redis::Value::Int(left) => left,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!((1..=600_000).contains(&left().await), "{}", left().await);
+
+    let step = case.step("second", "other", Some(r#"{"first":"one"}"#), vec![ReceiptRef::Digest(receipts.digest())]);
+    let created = case.send(vec![step.clone()], None, &[]).await.unwrap();
+    assert!(created.jobs[0].created);
+    assert!(left().await > 3_600_000, "as long as the job may need it");
+    let _worker = place.work("other").await;
+    let result = place.ended(&place.bob, &step.job_id()).await;
+    assert_eq!(result.status, JobStatus::Succeeded, "{:?}", result.error);
+}
+
 fn receipt_of_first(case: &Case) -> Envelope {
     let first = case.step("first", "fake", None, vec![]);
     let now = horus_keys::Timestamp::now();

@@ -18,6 +18,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use horus_keys::{Digest, Envelope, PeerId, Role, RunnerKind, Timestamp, Trust};
@@ -203,6 +204,23 @@ impl Verifier {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         rules::submission(self, workflow, coordinator, now)
+    }
+
+    /// Whether receipts are signed by a runner of one of their kinds: what a supervisor asks that is to keep them.
+    ///
+    /// # Errors
+    /// `UNTRUSTED_SIGNER` or `NOT_ALLOWED` if the signer is none.
+    pub fn check_receipts(&self, receipts: &SignedReceipts, now: Timestamp) -> Result<(), Refusal> {
+        let kinds: BTreeSet<&RunnerKind> = receipts.receipts.iter().map(|receipt| &receipt.runner).collect();
+        let mut refusal = Refusal::mismatch("there are no receipts in the envelope");
+        for kind in kinds {
+            let right = Right::For(Role::Runner, kind);
+            match self.require(receipts.signer, right, &receipts.certificates, now) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refusal = refused,
+            }
+        }
+        Err(refusal)
     }
 
     /// Whether a key has a right, after looking at its certificates if need be.

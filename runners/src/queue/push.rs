@@ -26,6 +26,8 @@ pub struct Pushed {
     pub created: bool,
 }
 
+/// Documents that came ahead of their jobs are kept for so long.
+const AHEAD_MS: i64 = 600_000;
 /// Documents are kept this much longer than the jobs that need them may start.
 const KEEP_MS: i64 = 3_600_000;
 
@@ -104,6 +106,29 @@ impl Queue {
             }
         }
         Ok(all.into_iter().map(|pushed| pushed.expect("every job belongs to one kind")).collect())
+    }
+
+    /// Stores documents that jobs of that kind will refer to, for 10 minutes: the jobs must be pushed by then. For more than fits into the
+    /// call that brings the jobs. `workflow` comes with the key that signed it.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`]
+    pub async fn keep(
+        &self,
+        kind: &RunnerKind,
+        workflow: Option<(&Envelope, PeerId)>,
+        receipts: &[&Envelope],
+    ) -> Result<(), QueueError> {
+        let mut args = Args::new();
+        args.number(AHEAD_MS);
+        let workflow =
+            workflow.map(|(envelope, signer)| (Document::Workflow(envelope.digest()), signer.to_string(), envelope));
+        let receipts =
+            receipts.iter().map(|envelope| (Document::Receipts(envelope.digest()), String::new(), *envelope));
+        for (document, signer, envelope) in workflow.into_iter().chain(receipts) {
+            args.push(document.prefix()).push(&document.digest().hex()).push(&signer).push(&envelope.to_json());
+        }
+        self.connection.run(&scripts::KEEP, &keys::base(kind), &args).await
     }
 
     fn push_args(&self, push: &Push<'_>, send_all: bool) -> Args {

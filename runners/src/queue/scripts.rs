@@ -55,6 +55,7 @@ scripts! {
     FINISH "finish" Moves,
     HEARTBEAT "heartbeat" Moves,
     HOLDS "holds" Reads,
+    KEEP "keep" Grows,
     LIST "list" Reads,
     LOG "log" Grows,
     OBSERVE "observe" Reads,

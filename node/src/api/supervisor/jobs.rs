@@ -1,5 +1,6 @@
 //! Methods that create and change jobs.
 
+use horus_keys::RunnerKind;
 use horus_runners::job::{JobId, JobStatus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,27 @@ pub struct CreateJobsParams {
     /// have, such as those of steps that ran elsewhere. At most 10,001.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<EnvelopeText>,
+}
+
+/// Parameters of `store_documents`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreDocumentsParams {
+    /// The runner kind of the steps that will refer to them.
+    pub runner: RunnerKind,
+    /// A signed workflow that names the caller as a coordinator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<EnvelopeText>,
+    /// Receipts (`application/vnd.horus.receipts+json`) by runners that are trusted. At most 10,001.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipts: Vec<EnvelopeText>,
+}
+
+/// Result of `store_documents`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoredDocuments {
+    /// How many documents are there now; receipts by keys that are not trusted as runners are left out.
+    pub stored: usize,
 }
 
 /// Parameters of `create_job`: those of `create_jobs`, with a batch of one.
@@ -94,6 +116,15 @@ rpc_method!(
     "Accept a signed batch of one job",
     CreateJobParams => CreatedJob,
     [InvalidEnvelope, BadSignature, UntrustedSigner, NotAllowed, Expired, IdConflict, TooLarge, UnknownRunner, WorkflowUnknown, InvalidWorkflow, DelegationMismatch, QueueFull, RedisUnavailable]
+);
+rpc_method!(
+    /// `store_documents`: keep a workflow and receipts for 10 minutes, for steps that will refer to them by digest. For what
+    /// is too large to go along with `create_jobs`; to be sent in as many calls as it takes. Idempotent.
+    StoreDocuments,
+    "store_documents",
+    "Keep documents that the next jobs refer to",
+    StoreDocumentsParams => StoredDocuments,
+    [InvalidEnvelope, BadSignature, UntrustedSigner, NotAllowed, Expired, TooLarge, UnknownRunner, InvalidWorkflow, RedisUnavailable]
 );
 rpc_method!(
     /// `cancel_job`: end a job that waits, stop one that runs. The answer's status is `running` while the runner is

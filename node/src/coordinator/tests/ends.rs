@@ -54,6 +54,35 @@ async fn a_wide_workflow_is_shared_between_supervisors_and_costs_few_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_for_one_call_goes_in_several() {
+    let world = World::new(2).await;
+    let node = world.start().await;
+    world.ready(&node).await;
+    // A fan-in that needs some 2 MB of receipts, where a request may have 1 MiB.
+    let mut lines: Vec<String> = (0..3000).map(|n| format!("s{n} noop text x")).collect();
+    let all = (0..3000).map(|n| format!("s{n}")).collect::<Vec<_>>().join(" ");
+    lines.push(format!("end noop text fine <- {all}"));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    world.submit(&node, "fan-in", &workflow(&lines)).await;
+    let view = world.end(&node, "fan-in").await;
+    assert_eq!((view.status, output(&view, "end")), (WorkflowStatus::Succeeded, "fine".into()), "{:?}", view.error);
+    let ahead: usize = world.supervisors.iter().map(|serving| serving.fake.ahead.load(Ordering::SeqCst)).sum();
+    assert!((4..40).contains(&ahead), "{ahead}");
+
+    // Large inputs: two steps fit into a batch, but not into a request; and the workflow itself goes alone.
+    let large = format!("large noop text {}", "x".repeat(400 << 10));
+    let mut lines = vec![large];
+    lines.extend((0..6).map(|n| format!("s{n} noop text small <- large")));
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    world.submit(&node, "large", &workflow(&lines)).await;
+    let view = world.end(&node, "large").await;
+    assert_eq!(view.status, WorkflowStatus::Succeeded, "{:?}", view.error);
+    for serving in &world.supervisors {
+        assert!(serving.fake.begun.lock().unwrap().values().all(|n| *n == 1), "nothing ran twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_are_retried_tolerated_or_end_what_depends_on_them() {
     let world = World::new(1).await;
     let node = world.start().await;

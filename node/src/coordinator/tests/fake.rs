@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::supervisor::{
     CancelJob, CreateJobs, CreateJobsParams, CreatedJob, CreatedJobs, GetJobLogs, JobIdParams, JobResult, JobState,
     ListRunners, ListRunnersParams, LogLine, LogPage, LogParams, LogStream, ReceiptAt, Runner, RunnerState, Runners,
-    WaitJobs, WaitJobsParams, WaitedJobs,
+    StoreDocuments, StoreDocumentsParams, StoredDocuments, WaitJobs, WaitJobsParams, WaitedJobs,
 };
 
 /// Trouble that the supervisor can be told to make.
@@ -59,6 +59,8 @@ pub(crate) struct Fake {
     /// How often each script was begun.
     pub(crate) begun: Mutex<HashMap<JobId, usize>>,
     pub(crate) calls: AtomicUsize,
+    /// Calls that brought documents ahead of jobs.
+    pub(crate) ahead: AtomicUsize,
     pub(crate) at_once: AtomicUsize,
     pub(crate) most_at_once: AtomicUsize,
     cancelled: Mutex<HashMap<JobId, CancellationToken>>,
@@ -96,6 +98,7 @@ pub(crate) async fn serve(me: &Identity, runner: &Identity, trust: &Trust) -> Se
         ended: Notify::new(),
         begun: Mutex::default(),
         calls: AtomicUsize::new(0),
+        ahead: AtomicUsize::new(0),
         at_once: AtomicUsize::new(0),
         most_at_once: AtomicUsize::new(0),
         cancelled: Mutex::default(),
@@ -107,6 +110,7 @@ pub(crate) async fn serve_at(fake: Arc<Fake>, trust: &Trust, at: std::net::Socke
     let table = MethodTable::new(ServiceInfo { title: "fake".into(), version: "0".into(), description: String::new() })
         .method::<GetNodeInfo, _, _>(Fake::info)
         .method::<CreateJobs, _, _>(Fake::create)
+        .method::<StoreDocuments, _, _>(Fake::store)
         .method::<WaitJobs, _, _>(Fake::wait)
         .method::<CancelJob, _, _>(Fake::cancel)
         .method::<GetJobLogs, _, _>(Fake::logs)
@@ -117,7 +121,9 @@ pub(crate) async fn serve_at(fake: Arc<Fake>, trust: &Trust, at: std::net::Socke
         nonces: Arc::new(MemoryNonces::new()),
         rates: RateLimits::default(),
     };
-    let dispatcher = Dispatcher::new(table, Arc::clone(&fake), security, Limits::default());
+    // What fits into a message of the mesh.
+    let limits = Limits { request_bytes: 1 << 20, ..Limits::default() };
+    let dispatcher = Dispatcher::new(table, Arc::clone(&fake), security, limits);
     let options = ServerOptions { listen: vec![at], ..ServerOptions::default() };
     let server = RpcServer::bind(dispatcher, options).await.unwrap();
     let address = format!("http://{}", server.local_addrs()[0]).parse().unwrap();
@@ -229,6 +235,20 @@ impl Fake {
             tokio::spawn(Arc::clone(&self).execute(job));
         }
         self.lost_answer(CreatedJobs { jobs: created })
+    }
+
+    async fn store(self: Arc<Self>, _: Caller, params: StoreDocumentsParams) -> Result<StoredDocuments, RpcError> {
+        self.ahead.fetch_add(1, Ordering::SeqCst);
+        let stored = params.receipts.len() + usize::from(params.workflow.is_some());
+        if let Some(workflow) = params.workflow {
+            let workflow = self.verifier.workflow(&workflow.read()?).unwrap();
+            self.workflows.lock().unwrap().insert(workflow.digest, workflow);
+        }
+        for receipts in params.receipts {
+            let receipts = self.verifier.receipts(&receipts.read()?).unwrap();
+            self.receipts.lock().unwrap().insert(receipts.digest, receipts);
+        }
+        Ok(StoredDocuments { stored })
     }
 
     async fn execute(self: Arc<Self>, job: Job) {

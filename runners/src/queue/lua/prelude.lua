@@ -49,6 +49,25 @@ local function enqueue(id, priority, run_until)
   call('ZADD', base .. ':expiry', run_until, id)
 end
 
+local function held_document(name) return call('HMGET', base .. ':' .. name, 'signer', 'refs', 'until') end
+
+-- A workflow that two keys have signed belongs to the one whose envelope lies here: its jobs would run as that one's.
+local function is_of_another(held, signer) return signer ~= '' and held[1] and held[1] ~= signer end
+
+-- Has a document until `keep` (ms) at least. `held` is what held_document() gave.
+local function keep_document(name, signer, text, keep, held)
+  local key, present = base .. ':' .. name, held[2]
+  if not present then
+    call('HSET', key, 'envelope', text, 'refs', 0)
+    if signer ~= '' then call('HSET', key, 'signer', signer) end
+  end
+  if keep > tonumber(held[3] or '0') then
+    call('HSET', key, 'until', keep)
+    -- Receipts of jobs that are kept here have no expiry as long as one of them is.
+    if not present or call('PTTL', key) >= 0 then call('PEXPIREAT', key, keep) end
+  end
+end
+
 local concluded, released = {}, {}
 
 -- Gives a job its final status; conclude_all() must follow before the script ends.

@@ -31,27 +31,15 @@ if new > 0 then
   local missing, needs, held = { 'missing' }, {}, {}
   for i = 6, first - 1, 4 do
     local name = ARGV[i] .. ':' .. ARGV[i + 1]
-    local document = call('HMGET', base .. ':' .. name, 'signer', 'refs', 'until')
-    held[i] = document
-    -- A workflow that two keys have signed belongs to the one whose envelope lies here: its jobs would run as that one's.
-    if ARGV[i + 2] ~= '' and document[1] and document[1] ~= ARGV[i + 2] then return { 'signer', ARGV[i + 1] } end
-    if ARGV[i + 3] == '' and not document[2] then missing[#missing + 1] = name end
+    held[i] = held_document(name)
+    if is_of_another(held[i], ARGV[i + 2]) then return { 'signer', ARGV[i + 1] } end
+    if ARGV[i + 3] == '' and not held[i][2] then missing[#missing + 1] = name end
     -- Claims bring along what a job needs, within reason; the runner fetches the rest.
     if #needs < 32 then needs[#needs + 1] = name end
   end
   if #missing > 1 then return missing end
   for i = 6, first - 1, 4 do
-    local key, text = base .. ':' .. ARGV[i] .. ':' .. ARGV[i + 1], ARGV[i + 3]
-    local present = held[i][2]
-    if not present then
-      call('HSET', key, 'envelope', text, 'refs', 0)
-      if ARGV[i + 2] ~= '' then call('HSET', key, 'signer', ARGV[i + 2]) end
-    end
-    if keep > tonumber(held[i][3] or '0') then
-      call('HSET', key, 'until', keep)
-      -- Receipts of jobs that are kept here have no expiry as long as one of them is.
-      if not present or call('PTTL', key) >= 0 then call('PEXPIREAT', key, keep) end
-    end
+    keep_document(ARGV[i] .. ':' .. ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], keep, held[i])
   end
   local batch = base .. ':batch:' .. digest
   call('HSET', batch, 'envelope', envelope)

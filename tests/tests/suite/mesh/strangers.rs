@@ -48,6 +48,7 @@ fn parameters(scene: &Scene) -> BTreeMap<&'static str, Value> {
         ("list_nodes", json!({})),
         ("create_jobs", json!({"envelope": jobs})),
         ("create_job", json!({"envelope": jobs})),
+        ("store_documents", json!({"runner": "noop", "workflow": workflow})),
         ("get_job", of_job()),
         ("get_job_status", of_job()),
         ("get_job_result", of_job()),
