@@ -17,6 +17,11 @@ use crate::{
     role::{Health, LogFormat, Shutdown, follow_trust, present_own, start_logging},
 };
 
+/// Memory for verified batches, in bytes, and as much for receipts: jobs of a batch come one after the other.
+const DOCUMENTS: usize = 32 << 20;
+/// Memory for verified workflows: one of the largest, or many small ones.
+const WORKFLOWS: usize = 128 << 20;
+
 /// The `main` of a runner of one's own: takes the flags of `horus runner`, works until SIGTERM.
 pub fn main<E: Executor>(executor: E) -> ExitCode {
     let options = parse_runner();
@@ -69,7 +74,8 @@ where
     worker.certificate = certificate;
     worker.sealing = Some(Arc::new(keys.sealing));
     let follow = tokio::spawn(follow_trust(trust.clone(), Health::new(), shutdown.clone()));
-    let work = Worker::new(executor, queue, Verifier::new(trust), worker).run(shutdown.drain_token());
+    let work = Worker::new(executor, queue, Verifier::with_memory(trust, DOCUMENTS, DOCUMENTS, WORKFLOWS), worker)
+        .run(shutdown.drain_token());
     let outcome = tokio::select! {
         outcome = work => outcome.with_context(|| format!("the runner `{kind}` stopped")),
         () = shutdown.stopped() => Ok(()),

@@ -196,7 +196,7 @@ impl Bench<'_> {
                 return Err(RpcError::new(ErrorKind::TimedOut, "no job finished for two minutes: is a runner alive?"));
             }
             for result in &waited.done {
-                let fail = |text: String| RpcError::internal(format!("{}: {text}", result.job_id));
+                let fail = |text: String| RpcError::new(ErrorKind::Other, format!("{}: {text}", result.job_id));
                 if result.status != JobStatus::Succeeded {
                     let why = result.error.as_ref().map(|e| e.message.clone()).unwrap_or_default();
                     return Err(fail(format!("{} {why}", result.status)));

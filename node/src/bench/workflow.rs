@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use horus_keys::{Envelope, Identity, PayloadType, RunnerKind, Timestamp};
 use horus_runners::job::{WorkflowId, WorkflowSubmission, limits};
-use horus_transport::{RpcClient, RpcError};
+use horus_transport::{ErrorKind, RpcClient, RpcError};
 use serde::Serialize;
 
 use super::stats::{Environment, Latencies, round};
@@ -136,7 +136,7 @@ async fn run_one(
                 return Ok(elapsed);
             }
             let why = view.error.map(|e| e.message).unwrap_or_default();
-            return Err(RpcError::internal(format!("workflow {id} {}: {why}", view.status.as_str())));
+            return Err(RpcError::new(ErrorKind::Other, format!("workflow {id} {}: {why}", view.status.as_str())));
         }
     }
 }

@@ -21,6 +21,12 @@ use crate::api::coordinator as api;
 use crate::api::{GetMeshStatus, ListNodes};
 use crate::role::{Common, RoleError, Running, Serving};
 
+/// Memory for verified batches, in bytes: a coordinator reads none.
+const BATCHES: usize = 1 << 20;
+/// Memory for verified receipts: each proves several results, which come soon one after the other.
+const RECEIPTS: usize = 16 << 20;
+/// Memory for verified workflows: one of the largest, or many small ones. Those that run are kept anyway.
+const WORKFLOWS: usize = 96 << 20;
 /// How long an ended workflow is kept unless told otherwise.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -80,7 +86,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         .await
         .map_err(|error| redis(&error))?;
 
-    let verifier = Verifier::new(common.trust.clone());
+    let verifier = Verifier::with_memory(common.trust.clone(), BATCHES, RECEIPTS, WORKFLOWS);
     let client = ClientOptions {
         identity: Some(common.identity.clone()),
         certificate: common.certificate.clone(),
