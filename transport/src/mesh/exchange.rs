@@ -114,6 +114,7 @@ impl Core {
 
     /// Sends the batch once.
     async fn once(self: &Arc<Self>, batch: &mut Vec<Entry>, lane: Lane, alone: bool) -> Result<Heard, RpcError> {
+        self.until_linked(QUIET + FIRST_ASK).await?;
         let now = Instant::now();
         let longest = batch.iter().map(|entry| entry.deadline).max().unwrap_or(now);
         let crowded = lane == Lane::Long && self.daemon.is_crowded();
@@ -283,6 +284,11 @@ impl Core {
         }
     }
 
+    /// Waits so long for a daemon that has just come up to have a link to another one.
+    async fn until_linked(&self, wait: Duration) -> Result<(), RpcError> {
+        if self.is_own() { Ok(()) } else { self.watcher.until_linked(self.ip, wait).await }
+    }
+
     /// Asks how far those entries are: without their bodies, and answered at once.
     async fn probe(&self, numbers: Vec<u64>, wait: Duration) -> Probe {
         let entry = |n| EntryHead { n, len: 0, auth: None, wait_ms: 0, resume: true };
@@ -308,6 +314,7 @@ impl Core {
     /// Asks whether the peer is there, which takes `wait` if it is not. The daemon goes on trying all the while, so that a
     /// peer that comes back meanwhile is heard at once.
     pub(super) async fn ping(&self, wait: Duration) -> Result<Duration, RpcError> {
+        self.until_linked(wait).await?;
         let begin = Instant::now();
         if self.is_own() {
             let message = frame::encode(&self.head(Duration::ZERO, false, Vec::new()), &[]);

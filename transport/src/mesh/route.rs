@@ -23,6 +23,8 @@ use crate::error::{ErrorKind, RpcError};
 const TRY: Duration = Duration::from_millis(400);
 /// Paths that failed are tried again in the background while the node was called so lately.
 const IN_USE: Duration = Duration::from_secs(300);
+/// How long a daemon that has just come up may take to have a link before a path over the overlay counts as failed.
+const LINKED: Duration = Duration::from_millis(1500);
 /// HTTP addresses of one node that are tried.
 const MAX_HTTP: usize = 8;
 
@@ -273,6 +275,14 @@ impl Route {
     }
 
     async fn probe(&self, path: &Path) -> Result<(), RpcError> {
+        // To connect over the overlay has the daemon look for the way, too.
+        if path.kind == PathKind::Overlay
+            && self.shared.watcher.state().info.is_none_or(|info| info.node_ip != self.target.ip)
+            && let Err(error) = self.shared.watcher.until_linked(self.target.ip, LINKED).await
+        {
+            path.set_down(&error);
+            return Err(error);
+        }
         let node = path.probe(&self.target.topic, self.target.pin).await?;
         if let Some(node) = node {
             self.shared.remember(&node.envelope);

@@ -180,6 +180,11 @@ impl LinkStatus {
         };
         Self { endpoint: format!("{proto}://{address}"), state: text(&peer["connectionState"]) }
     }
+
+    /// Whether the two are connected now.
+    pub(super) fn is_alive(&self) -> bool {
+        self.state == "alive"
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Keeps an eye on the local daemon: whether it answers, who it is, and whether it was restarted.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::daemon::{Daemon, DaemonError, DaemonInfo};
+use super::status::LinkStatus;
+use crate::error::{ErrorKind, RpcError};
 
 /// How often the daemon is asked when nothing happens. It costs no message.
 const CHECK: Duration = Duration::from_secs(15);
-/// How soon it is asked again while it is down.
+/// How soon it is asked again while it is down, or while somebody waits for its first link.
 const RETRY: Duration = Duration::from_millis(300);
 /// It is not asked more often.
 const LEAST: Duration = Duration::from_millis(200);
@@ -39,12 +42,19 @@ impl DaemonState {
 pub(super) struct Watcher {
     daemon: Arc<Daemon>,
     state: watch::Sender<DaemonState>,
+    /// Whether it has had a link to another daemon since it came up.
+    linked: watch::Sender<bool>,
     look: Notify,
 }
 
 impl Watcher {
     pub(super) fn new(daemon: Arc<Daemon>) -> Self {
-        Self { daemon, state: watch::channel(DaemonState::default()).0, look: Notify::new() }
+        Self {
+            daemon,
+            state: watch::channel(DaemonState::default()).0,
+            linked: watch::channel(false).0,
+            look: Notify::new(),
+        }
     }
 
     /// The state as of now and its changes.
@@ -61,9 +71,65 @@ impl Watcher {
         self.look.notify_one();
     }
 
+    /// Waits so long for a daemon that has come up to have its first link to another one, if it has had none. Made to look for the
+    /// way to `ip` before, it asks nobody, and then not again for 15 s, whatever neighbours it finds meanwhile (0.7.10).
+    ///
+    /// # Errors
+    /// [`ErrorKind::PeerUnreachable`]: it has none yet.
+    pub(super) async fn until_linked(&self, ip: Ipv6Addr, wait: Duration) -> Result<(), RpcError> {
+        if !self.lacks_links() {
+            return Ok(());
+        }
+        let (mut linked, mut state) = (self.linked.subscribe(), self.state.subscribe());
+        self.look();
+        let comes = async {
+            // In vain if the daemon goes down.
+            while !*linked.borrow_and_update() && state.borrow_and_update().is_up() {
+                // The senders are those of this watcher: neither ends before it.
+                tokio::select! {
+                    _ = linked.changed() => {}
+                    _ = state.changed() => {}
+                }
+            }
+        };
+        tokio::time::timeout(wait, comes).await.map_err(|_| {
+            let message = format!(
+                "no mycelium daemon answers for [{ip}]: the daemon of this host has no peer at all yet; start it with \
+                 --peers tcp://HOST:9651, or see whether the peers that it has been given can be reached (`horus mesh status`)"
+            );
+            RpcError::new(ErrorKind::PeerUnreachable, message).with("overlay_ip", ip.to_string())
+        })
+    }
+
+    fn lacks_links(&self) -> bool {
+        !*self.linked.borrow() && self.state.borrow().is_up()
+    }
+
+    /// Whether somebody waits for the first link.
+    fn is_awaited(&self) -> bool {
+        self.linked.receiver_count() > 0 && self.lacks_links()
+    }
+
+    async fn look_for_links(&self) {
+        let is_linked = match self.daemon.peers().await {
+            Ok(links) => links.iter().any(|link| LinkStatus::of(link).is_alive()),
+            // It is asked to save time only: one that cannot tell is taken as it is.
+            Err(DaemonError::Refused { .. } | DaemonError::Strange(_)) => true,
+            Err(_) => false,
+        };
+        self.linked.send_if_modified(|linked| std::mem::replace(linked, is_linked) != is_linked);
+    }
+
     /// Asks the daemon and tells all who listen if something changed.
     pub(super) async fn check(&self) {
         let answer = self.daemon.info().await;
+        let is_same = |info: &DaemonInfo| {
+            let state = self.state.borrow();
+            state.is_up() && state.info.as_ref() == Some(info)
+        };
+        if answer.as_ref().is_ok_and(|info| !is_same(info)) {
+            self.linked.send_replace(false);
+        }
         self.state.send_if_modified(|state| match answer {
             Ok(info) => {
                 let is_new = !state.is_up() || state.info.as_ref() != Some(&info);
@@ -84,6 +150,9 @@ impl Watcher {
                 is_new
             }
         });
+        if self.lacks_links() {
+            self.look_for_links().await;
+        }
     }
 
     /// Watches until `stop`. An idle connection to the daemon tells of its end at once.
@@ -98,7 +167,7 @@ impl Watcher {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.look.notified() => {}
-                () = tokio::time::sleep(if is_up { CHECK } else { RETRY }) => {}
+                () = tokio::time::sleep(if is_up && !self.is_awaited() { CHECK } else { RETRY }) => {}
                 () = ended(&mut canary) => canary = None,
             }
             tokio::time::sleep_until(asked + LEAST).await;
@@ -123,13 +192,11 @@ async fn ended(canary: &mut Option<TcpStream>) {
     }
 }
 
-impl From<DaemonError> for crate::RpcError {
+impl From<DaemonError> for RpcError {
     fn from(e: DaemonError) -> Self {
         let kind = match e {
-            DaemonError::Taken(_) => crate::ErrorKind::IdConflict,
-            DaemonError::Down(_) | DaemonError::Refused { .. } | DaemonError::Strange(_) => {
-                crate::ErrorKind::DaemonDown
-            }
+            DaemonError::Taken(_) => ErrorKind::IdConflict,
+            DaemonError::Down(_) | DaemonError::Refused { .. } | DaemonError::Strange(_) => ErrorKind::DaemonDown,
         };
         Self::new(kind, e.to_string())
     }

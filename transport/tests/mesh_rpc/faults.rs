@@ -76,6 +76,29 @@ pub(crate) async fn the_callers_daemon_goes_and_comes(world: &World) {
     until("the daemon is back", || async { client.call::<Count>(&NoParams {}).await.is_ok() }).await;
 }
 
+/// A daemon that has just come up and has no link yet is sent nothing: it would ask nobody for the way, and for 15 s not again.
+pub(crate) async fn the_callers_daemon_comes_up_alone(world: &World) {
+    let client = world.client();
+    client.call::<Count>(&NoParams {}).await.unwrap();
+    world.stop_daemon(1).await;
+    world.stop_daemon(0).await;
+    world.start_daemon(0).await;
+    let caller = world.caller.as_ref().unwrap();
+    until("its daemon is back", || async {
+        // Asks the daemon anew: it may have come back before anybody noticed that it was gone.
+        caller.status().await;
+        caller.daemon_error().is_none()
+    })
+    .await;
+    let before = world.messages().await;
+    let error = client.call::<Count>(&NoParams {}).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error}");
+    assert!(error.message.contains("no peer at all") && error.message.contains("--peers"), "{error}");
+    assert_eq!(world.messages().await, before, "nothing was sent");
+    world.start_daemon(1).await;
+    until("the node answers", || async { client.call::<Count>(&NoParams {}).await.is_ok() }).await;
+}
+
 pub(crate) async fn the_callees_daemon_is_restarted(world: &World) {
     let client = world.client();
     client.call::<Count>(&NoParams {}).await.unwrap();

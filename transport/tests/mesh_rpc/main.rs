@@ -120,6 +120,7 @@ checks! {
         faults::nobody_serves_the_topic,
         faults::the_peer_is_unreachable_and_comes_back,
         faults::the_callers_daemon_goes_and_comes,
+        faults::the_callers_daemon_comes_up_alone,
         faults::the_callees_daemon_is_restarted,
         faults::a_long_poll_survives_a_restart_of_the_callees_daemon;
 }
