@@ -10,7 +10,7 @@ use horus_transport::*;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{self, Count, Who};
+use crate::service::{self, Count, RingParams, WaitBell, Who};
 use crate::world::until;
 
 const TOPIC: &str = service::TOPIC;
@@ -227,5 +227,27 @@ async fn a_topic_reaches_a_live_node_and_another_when_that_dies() {
     hosts.simulator.node(at + 1).cut();
     client.call::<Count>(&NoParams {}).await.unwrap();
     assert_ne!(client.peer().await.unwrap(), first);
+    hosts.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_one_path_may_have_brought_is_not_said_to_have_stayed_here() {
+    let mut hosts = Hosts::start(1, TransportMode::Auto).await;
+    // Where it says that it listens, nobody does.
+    hosts.nodes[0].http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    hosts.announce(true);
+    let client = hosts.client(&hosts.address(0));
+    client.call::<Count>(&NoParams {}).await.unwrap();
+    assert_eq!(hosts.path().await, Some(PathKind::Messages));
+    let before = hosts.simulator.messages();
+    let call = tokio::spawn(async move {
+        client
+            .call_with_timeout::<WaitBell>(&RingParams { rings: 1, timeout_ms: 60_000 }, Duration::from_secs(60))
+            .await
+    });
+    until("the call is there", || async { hosts.simulator.messages() > before }).await;
+    hosts.simulator.node(0).stop().await;
+    let error = call.await.unwrap().unwrap_err();
+    assert_ne!(error.get("sent"), Some(&false.into()), "{error:?}");
     hosts.end().await;
 }
