@@ -15,7 +15,7 @@ mod redis;
 mod signed;
 
 pub use calls::Calls;
-pub use chance::Chance;
+pub use chance::{Chance, seed_of};
 pub use clock::WallClock;
 pub use cut::Cut;
 pub use hands::Hands;

@@ -132,7 +132,7 @@ mod tests {
     fn watch(job: JobId) -> Watch {
         let (inbox, _) = tokio::sync::mpsc::unbounded_channel();
         let (wanted, step) = (Arc::new(AtomicBool::new(true)), StepAttempt(0, 1));
-        Watch { job, step, spec: Digest::of(b"spec"), inbox, wanted, told: false, doubted: None }
+        Watch { job, step, spec: Digest::of(b"spec"), inbox, wanted, told: false, doubted: None, refused: None }
     }
 
     #[test]

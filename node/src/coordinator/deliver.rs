@@ -137,7 +137,7 @@ impl Courier {
                     if told {
                         self.tell(Message::Reached(steps));
                     }
-                    self.watch(batch.jobs);
+                    self.watch(batch.jobs, None);
                     return;
                 }
                 Err(error) => error,
@@ -205,17 +205,23 @@ impl Courier {
     /// The batch without the job that it was refused for, signed anew; `None` if that was all.
     fn without(&self, batch: Batch, place: usize, error: &RpcError, certain: bool) -> Option<Batch> {
         let mut jobs = batch.jobs;
-        let step = jobs.remove(place).step;
-        self.gave_back(1);
-        self.tell(Message::Refused { step, by: self.peer, error: as_job_error(error), certain });
+        let job = jobs.remove(place);
+        if certain {
+            self.gave_back(1);
+            self.tell(Message::Refused { step: job.step, by: self.peer, error: as_job_error(error), certain });
+        } else {
+            // It may have it from an earlier call, and run it: admission comes first there, and its time may be over, or its policy another.
+            self.watch(vec![job], Some(&as_job_error(error)));
+        }
         self.sign(jobs).pop()
     }
 
-    fn watch(&self, jobs: Vec<Written>) {
+    fn watch(&self, jobs: Vec<Written>, refused: Option<&JobError>) {
         let watch = |job: Written| {
             let wanted = self.flags.get(&job.step).map_or_else(Default::default, Arc::clone);
             let inbox = self.live.inbox.clone();
-            Watch { job: job.job, step: job.step, spec: job.spec, inbox, wanted, told: false, doubted: None }
+            let refused = refused.cloned();
+            Watch { job: job.job, step: job.step, spec: job.spec, inbox, wanted, told: false, doubted: None, refused }
         };
         self.supervisor.watch(jobs.into_iter().map(watch).collect());
     }

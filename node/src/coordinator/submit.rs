@@ -1,6 +1,7 @@
 //! `submit_workflow` and `validate_workflow`.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use horus_keys::{Envelope, PayloadType, Timestamp};
 use horus_runners::admission::{Refusal, RefusalKind, SignedWorkflow};
@@ -15,6 +16,9 @@ use super::store::{Created, NewWorkflow};
 use super::{Coordinator, Shared, watchman};
 use crate::api::coordinator::{SubmitWorkflowParams, Submitted, ValidateWorkflowParams, Validation};
 use crate::workflow::{WorkflowStatus, all_problems, problems};
+
+/// For how long what was noted is certainly believed to be on its way: less than [`watchman`] waits for it.
+const NOTED_FOR: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     pub(super) async fn submit_workflow(
@@ -39,6 +43,7 @@ impl Coordinator {
         // Noted first: from here on a crash leaves a workflow that is found again, or none.
         let as_rpc = |error| shared.as_rpc(&error);
         let noted = shared.store.note_active(&id).await.map_err(as_rpc)?;
+        let noted_at = Instant::now();
         let new = NewWorkflow {
             id: &id,
             envelope: &signed.envelope,
@@ -63,6 +68,10 @@ impl Coordinator {
         }
         let (live, inbox) = prepared;
         Driver::spawn(shared, Arc::new(live), 1, inbox, 0);
+        if noted_at.elapsed() > NOTED_FOR {
+            // Others may have taken it for one that came to nothing.
+            shared.store.note_active(&id).await.map_err(as_rpc)?;
+        }
         if let Err(error) = shared.store.list_in(&id, &signed.signer, now).await {
             // It is stored and runs; whoever takes it over lists it.
             shared.redis_trouble(&error);
@@ -119,6 +128,10 @@ async fn known(shared: &Arc<Shared>, signed: &SignedWorkflow) -> Result<Option<S
     if meta.owner == shared.instance && !meta.status.is_final() && shared.driven(id).is_none() && !broken {
         // It was stored, but the answer of Redis was lost on the way, and with it its driver.
         watchman::take(shared, id, &meta).await.map_err(|error| shared.as_rpc(&error))?;
+    }
+    if !meta.status.is_final() {
+        // It may have been stored so late that others took it for one that came to nothing.
+        shared.store.note_active(id).await.map_err(|error| shared.as_rpc(&error))?;
     }
     Ok(Some(Submitted { workflow_id: id.clone(), status: meta.status, created: false }))
 }

@@ -56,6 +56,8 @@ pub(crate) struct Watch {
     pub(crate) told: bool,
     /// When to ask again for a result that could not be believed.
     pub(crate) doubted: Option<Instant>,
+    /// Why its supervisor did not take it when it was sent again: it may have it from an earlier call all the same.
+    pub(crate) refused: Option<JobError>,
 }
 
 impl Watch {
@@ -282,10 +284,14 @@ impl Waiter {
         let named = error.get("job_id").and_then(|id| id.as_str()).and_then(|id| id.parse::<JobId>().ok());
         for watch in watches {
             if named.as_ref().is_none_or(|named| *named == watch.job) {
+                self.gave_back(1);
+                if let (Some(error), Some(by)) = (watch.refused, self.supervisor.peer()) {
+                    let _ = watch.inbox.send(Message::Refused { step: watch.step, by, error, certain: false });
+                    continue;
+                }
                 let problem = JobError::new("LOST", &format!("its supervisor has forgotten the job ({error})"));
                 let lost = Arrived::without_receipt(watch.step, JobStatus::Lost, Some(problem));
                 let _ = watch.inbox.send(Message::Arrived(vec![lost]));
-                self.gave_back(1);
             } else {
                 self.free.insert(watch.job.clone(), watch);
             }

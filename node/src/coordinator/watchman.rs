@@ -127,9 +127,12 @@ impl Watchman {
         shared.store.beat(&shared.instance).await?;
         self.look_at_others(shared.store.beats().await?).await?;
         for (id, by) in shared.store.requests().await? {
-            if let Some(live) = shared.driven(&id) {
-                let _ = live.inbox.send(Message::Cancel { by });
+            let Some(live) = shared.driven(&id) else { continue };
+            // Done once it is written down: a driver that dies before has heard it for nothing, and the next one must hear it too.
+            if live.state.try_read().is_ok_and(|state| state.stop.is_some() || state.status.is_final()) {
                 shared.store.request_done(&id).await?;
+            } else {
+                let _ = live.inbox.send(Message::Cancel { by });
             }
         }
         self.look_at_workflows().await?;
@@ -170,6 +173,16 @@ impl Watchman {
         let active = shared.store.active().await?;
         let known: std::collections::HashSet<&WorkflowId> = active.iter().collect();
         self.owners.retain(|id, _| known.contains(id));
+        // Whoever takes one for a submission that came to nothing takes it out of the list; nobody would find it again.
+        let driven: Vec<Arc<Live>> = {
+            let driven = shared.driven.read().unwrap_or_else(PoisonError::into_inner);
+            driven.values().filter(|live| !known.contains(&live.id)).cloned().collect()
+        };
+        for live in driven {
+            if live.state.try_read().is_ok_and(|state| !state.status.is_final()) {
+                shared.store.note_active(&live.id).await?;
+            }
+        }
         for id in &active {
             let broken = shared.broken.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
             if broken || shared.driven(id).is_some() {

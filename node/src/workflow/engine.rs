@@ -126,7 +126,7 @@ impl Run<'_> {
     }
 
     fn refused(&mut self, step: StepAttempt, error: &JobError) {
-        let open = [StepStatus::Ready, StepStatus::Dispatched, StepStatus::Unknown];
+        let open = [StepStatus::Ready, StepStatus::Dispatched, StepStatus::Running, StepStatus::Unknown];
         if self.is_current(step, &open) {
             self.fail(step.0, Some(error.clone()), None);
         }

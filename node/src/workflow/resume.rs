@@ -1,5 +1,10 @@
 //! Commands and the state they were meant for: which still count, and which a state calls for after a restart.
 
+use std::time::Duration;
+
+use horus_keys::Timestamp;
+
+use super::engine::GRACE;
 use super::event::{Command, StepAttempt, Timer};
 use super::plan::Plan;
 use super::state::State;
@@ -25,6 +30,25 @@ pub fn still_wanted(state: &State, command: &Command) -> bool {
         Command::Wake(Timer::Grace, _) => state.stop.is_some() && !state.status.is_final(),
         Command::Cancel(..) | Command::Ended => true,
     }
+}
+
+/// How long to wait, by a clock that shows `now`, for a timer that is due then. Never longer than it was set for: a clock that was set
+/// back since, or that of another coordinator, delays nothing.
+#[must_use]
+pub fn time_until(plan: &Plan, state: &State, timer: Timer, due: Timestamp, now: Timestamp) -> Duration {
+    let longest = match timer {
+        Timer::Step(StepAttempt(step, attempt)) => {
+            let planned = plan.step(step);
+            match state.step(step).status {
+                StepStatus::Retrying => planned.policy.backoff(plan.workflow(), &planned.id, attempt),
+                _ => planned.policy.timeout,
+            }
+        }
+        // The signed end of a workflow's time is one of the wall clock.
+        Timer::Deadline => plan.deadline().timeout.unwrap_or(Duration::MAX),
+        Timer::Grace => GRACE,
+    };
+    due.since(now).min(longest)
 }
 
 /// What keeps a state going after a restart: everything that it waits for, asked for anew.
@@ -56,4 +80,83 @@ pub fn resume(plan: &Plan, state: &State) -> Vec<Command> {
         }
     }
     commands
+}
+
+#[cfg(test)]
+mod tests {
+    use horus_keys::{Digest, Identity};
+    use horus_runners::job::{JobError, JobStatus, StepId};
+
+    use super::*;
+    use crate::workflow::{Deadline, Event, Outcome, PlannedStep, Policy, ReceiptPlace, Record, Unknown, apply};
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// A workflow whose two steps were sent at ten o'clock: one failed and is tried again, of the other nothing is known.
+    fn plan_and_state() -> (Plan, State, Vec<Command>) {
+        let step = |id: &str| PlannedStep {
+            id: StepId::new(id).unwrap(),
+            runner: "noop".parse().unwrap(),
+            dependencies: Box::new([]),
+            policy: Policy {
+                max_attempts: 3,
+                initial_interval: Duration::from_millis(100),
+                multiplier: 2.0,
+                max_interval: Duration::from_secs(1),
+                jitter: 0.0,
+                non_retryable: Box::new([]),
+                timeout: Duration::from_secs(30),
+                on_unknown: Unknown::Wait,
+                idempotent: false,
+                continue_on_error: false,
+            },
+            supervisor: None,
+        };
+        let run_until = Timestamp::from_millis(100 * HOUR_MS);
+        let deadline = Deadline { run_until, timeout: Some(Duration::from_secs(60)) };
+        let plan = Plan::new(Digest::of(b"w"), deadline, vec![step("a"), step("b")]);
+        let (a, b) = (StepAttempt(0, 1), StepAttempt(1, 1));
+        let outcome = Outcome {
+            status: JobStatus::Failed,
+            output: None,
+            error: Some(JobError::new("NO", "no")),
+            receipt: Some(ReceiptPlace { batch: Digest::of(b"r"), index: 0 }),
+            started_at: None,
+            finished_at: None,
+        };
+        let supervisor = Identity::from_seed(&[1; 32]).peer_id();
+        let events = [
+            Event::Started,
+            Event::Dispatched { supervisor, steps: vec![a, b] },
+            Event::Finished { step: a, outcome },
+            Event::Unreachable { steps: vec![b], reason: "gone".to_owned() },
+        ];
+        let (mut state, mut commands) = (State::new(&plan), Vec::new());
+        for event in events {
+            let at = Timestamp::from_millis(10 * HOUR_MS);
+            assert!(apply(&plan, &mut state, &Record { at, event }, &mut commands));
+        }
+        (plan, state, commands)
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_delays_no_attempt_and_no_end() {
+        let (plan, state, commands) = plan_and_state();
+        let waits = |hour: i64| -> Vec<u128> {
+            let now = Timestamp::from_millis(hour * HOUR_MS);
+            let wait = |command: &Command| match command {
+                Command::Wake(timer, due) => Some(time_until(&plan, &state, *timer, *due, now).as_millis()),
+                _ => None,
+            };
+            commands.iter().filter_map(wait).collect()
+        };
+        let usual = [60_000, 100, 30_000];
+        assert_eq!(
+            waits(10),
+            usual,
+            "the workflow's timeout, the pause before the next attempt, the wait for an outcome"
+        );
+        assert_eq!(waits(4), usual, "six hours earlier, by the clock");
+        assert_eq!(waits(11), [0, 0, 0], "the time is over");
+    }
 }

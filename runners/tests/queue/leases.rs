@@ -102,6 +102,30 @@ async fn a_job_that_never_started_is_delivered_again_three_times() {
 }
 
 #[tokio::test]
+async fn an_idempotent_job_that_no_runner_ever_finishes_is_lost_after_four_deliveries() {
+    let (redis, world) = (Redis::start().await, World::new());
+    let queue = redis.queue().await;
+    let mut declared = spec("ok");
+    declared.idempotent = Some(true);
+    let id = world.push_one(&queue, declared).await;
+    for delivery in 1..=4 {
+        let lease = world.lease(&queue, "w").await;
+        let job = claim_one(&lease).await;
+        assert!(job.running, "its claim is its start");
+        let expected = if delivery < 4 { JobStatus::Queued } else { JobStatus::Lost };
+        assert_eq!(reap(&queue, &mut LeaseObserver::new()).await, [(id.clone(), expected)]);
+        healthy(&queue).await;
+    }
+    let result = queue.result(&id).await.unwrap().unwrap();
+    assert_eq!(result.status, JobStatus::Lost);
+    assert_eq!(
+        result.error.unwrap().code,
+        "LEASE_LAPSED",
+        "it may have run, so it is not said that it was not delivered"
+    );
+}
+
+#[tokio::test]
 async fn a_started_job_is_lost_unless_it_is_idempotent() {
     let (redis, world) = (Redis::start().await, World::new());
     let queue = redis.queue().await;

@@ -11,7 +11,6 @@ mod listing;
 mod logs;
 mod push;
 mod server;
-mod simulation;
 mod speed;
 mod steps;
 mod time;

@@ -75,7 +75,7 @@ fn hit(house: &House, chance: &mut Chance, until: Instant) -> BTreeMap<String, u
     let mut hits = BTreeMap::new();
     let mut stopped: Vec<(Instant, i32)> = Vec::new();
     while Instant::now() < until {
-        thread::sleep(Duration::from_millis(300 + chance.below(1500)));
+        thread::sleep(Duration::from_millis(300 + chance.ms(1500).unsigned_abs()));
         stopped.retain(|(at, pid)| {
             let over = Instant::now() >= *at;
             if over {
@@ -91,7 +91,7 @@ fn hit(house: &House, chance: &mut Chance, until: Instant) -> BTreeMap<String, u
         }
         let (name, pid) = chance.pick(&roles).clone();
         let how = if chance.below(3) == 0 {
-            let pause = LEASE + Duration::from_millis(1500 + chance.below(5000));
+            let pause = LEASE + Duration::from_millis(1500 + chance.ms(5000).unsigned_abs());
             stopped.push((Instant::now() + pause, pid));
             signal(pid, Signal::SIGSTOP);
             "stop"

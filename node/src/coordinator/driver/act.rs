@@ -17,7 +17,7 @@ use crate::coordinator::arrival::Message;
 use crate::coordinator::batch::ticket;
 use crate::coordinator::deliver::Delivery;
 use crate::coordinator::pool::Supervisor;
-use crate::workflow::{Command, GRACE, State, StepAttempt};
+use crate::workflow::{Command, GRACE, State, StepAttempt, time_until};
 
 /// The first pause before a supervisor is asked again to cancel, and the longest.
 const CANCEL_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -74,7 +74,7 @@ impl Driver {
                 Command::Watch(step, supervisor) => watch.entry(supervisor).or_default().push(step),
                 Command::Cancel(step, supervisor) => cancel.entry(supervisor).or_default().push(self.job(step)),
                 Command::Wake(timer, due) => {
-                    let wait = due.since(Timestamp::now());
+                    let wait = time_until(&self.live.plan, state, timer, due, Timestamp::now());
                     self.timers.push(Reverse((Instant::now() + wait, due, timer)));
                 }
                 Command::Ended => ended = true,

@@ -118,6 +118,23 @@ async fn a_step_that_one_supervisor_forbids_goes_to_another_or_fails_with_the_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_runs_is_waited_for_though_its_supervisor_refuses_it_when_it_is_sent_again() {
+    let world = World::new(1).await;
+    let node = world.start().await;
+    world.submit(&node, "again", &workflow(&["a noop slow 3000", "b noop text x"])).await;
+    world.until(&node, "again", |view| status_of(view, "b") == StepStatus::Succeeded).await;
+    assert_eq!(status_of(&world.status(&node, "again").await, "a"), StepStatus::Dispatched);
+    node.stop().await;
+    let fake = &world.supervisors[0].fake;
+    fake.trouble.forbids.store(true, SeqCst);
+    let calls = fake.calls.load(SeqCst);
+    let node = world.start().await;
+    let view = world.end(&node, "again").await;
+    assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
+    assert!(fake.calls.load(SeqCst) > calls && fake.begun.lock().unwrap().values().all(|n| *n == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_without_a_valid_receipt_is_not_taken() {
     let world = World::new(1).await;
     let node = world.start().await;

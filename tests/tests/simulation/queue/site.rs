@@ -3,22 +3,27 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use horus_runners::job::JobStatus;
+use horus_tests::Chance;
 use redis::Value;
 
 use super::{
-    chance::Chance,
-    server::{Server, list},
-    supervisor::{Batch, Supervisor},
+    supervisor::Supervisor,
     watch::{Moment, Watch},
     worker::Worker,
 };
+pub(crate) use super::{
+    supervisor::{Batch, Pushed},
+    watch::End,
+    worker::REFUSED,
+};
+use crate::server::{Server, list};
 
 /// Without a sign of life for so long a worker loses its jobs. It shows one every third of it.
 pub(crate) const LEASE_MS: i64 = 3_000;
 /// So many jobs may wait.
 pub(crate) const MAX_QUEUE: usize = 14;
 /// Redis' clock at the start. So far ahead that Redis' own clock, which expires keys, never comes to it: ids are remembered.
-const EPOCH: i64 = 4_102_444_800_000;
+pub(crate) const EPOCH: i64 = 4_102_444_800_000;
 
 /// A call of a script, as it travels to Redis.
 #[derive(Debug, Clone)]
@@ -98,22 +103,23 @@ pub(crate) struct Shared<'a> {
 impl<'a> Shared<'a> {
     pub(crate) fn new(seed: u64, server: &'a mut Server, tells: bool) -> Self {
         server.clear();
-        let mut chance = Chance(seed);
+        let mut chance = Chance::new(seed);
         let faults = Faults::draw(&mut chance);
         let at = Moment { mono: 0, wall: EPOCH };
         Self { chance, server, at, faults, calm: false, tells, trace: Vec::new(), broken: None, start: Instant::now() }
     }
 
-    /// Time passes; a wall clock may jump.
-    pub(crate) fn tick(&mut self) {
-        let passed = 1 + self.chance.ms(if self.calm { 400 } else { 150 });
+    /// Time passes, up to so many milliseconds.
+    pub(crate) fn tick(&mut self, most: i64) {
+        let passed = 1 + self.chance.ms(most);
         self.at.mono += passed;
         self.at.wall += passed;
-        if !self.calm && self.chance.one_in(self.faults.jump) {
-            let hours = self.chance.ms(12 * 3_600_000) - 6 * 3_600_000;
-            self.at.wall += hours;
-            self.tell(|| format!("the clock of Redis jumps by {} s", hours / 1000));
-        }
+    }
+
+    /// By how much a wall clock jumps now; mostly it does not.
+    pub(crate) fn jump(&mut self) -> i64 {
+        let jumps = !self.calm && self.chance.one_in(self.faults.jump);
+        if jumps { self.chance.ms(12 * 3_600_000) - 6 * 3_600_000 } else { 0 }
     }
 
     /// Notes what happens, if anybody will read it.
@@ -144,11 +150,19 @@ pub(crate) struct Site {
     pub(crate) workers: Vec<Worker>,
     pub(crate) supervisors: Vec<Supervisor>,
     pub(crate) watch: Watch,
-    /// Calls that their callers gave up, and that are still under way.
-    late: Vec<Call>,
+    /// Calls that their callers gave up, and that are still under way: when they arrive.
+    late: Vec<(i64, Call)>,
     names: usize,
     /// Every execution: by job, the attempt and who.
     pub(crate) executed: BTreeMap<String, Vec<(u32, String)>>,
+    /// Executions that began since somebody looked here last.
+    pub(crate) began: Vec<(String, u32)>,
+    /// An execution takes fewer steps than this.
+    pub(crate) longest: usize,
+    /// The more, the less often somebody cancels or deletes a job.
+    pub(crate) steered: usize,
+    /// So many finished jobs are kept.
+    pub(crate) keep: usize,
 }
 
 impl Site {
@@ -166,6 +180,10 @@ impl Site {
             late: Vec::new(),
             names: 0,
             executed: BTreeMap::new(),
+            began: Vec::new(),
+            longest: 8,
+            steered: 1,
+            keep: 12,
         }
     }
 
@@ -194,7 +212,7 @@ impl Site {
             }
             1 => {
                 shared.tell(|| format!("{who}: {call} is delayed, and given up"));
-                self.late.push(call);
+                self.late.push((now + shared.chance.ms(3 * LEASE_MS), call));
                 None
             }
             2 => {
@@ -246,7 +264,7 @@ impl Site {
         if gone.is_empty() {
             return;
         }
-        self.late.retain(|call| call.script != "push" || !call.args.iter().any(|arg| gone.contains(arg)));
+        self.late.retain(|(_, call)| call.script != "push" || !call.args.iter().any(|arg| gone.contains(arg)));
         for batches in [&mut self.sent, &mut self.outbox] {
             batches.retain(|batch| !batch.jobs.iter().any(|id| gone.contains(id)));
         }
@@ -254,8 +272,9 @@ impl Site {
 
     /// Somebody takes the next step.
     pub(crate) fn step(&mut self, shared: &mut Shared<'_>) {
-        if !self.late.is_empty() && shared.chance.one_in(12) {
-            let call = self.late.swap_remove(shared.chance.below(self.late.len()));
+        let arrived = self.late.iter().position(|(due, _)| *due <= shared.at.mono);
+        if let Some(first) = arrived.filter(|_| shared.chance.one_in(3)) {
+            let (_, call) = self.late.remove(first);
             // Some are lost for good.
             if !shared.chance.one_in(4) {
                 self.execute(shared, "late", "", &call);

@@ -1,4 +1,4 @@
-//! A Redis that executes one call after the other, with a clock that the simulation sets.
+//! A Redis that executes one call after the other, with a clock that the simulation sets, and the very scripts of Horus.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use redis::{Connection, Value};
 /// Where a script takes its time from, and what it takes it from here.
 const CLOCK: (&str, &str) = ("call('TIME')", "{ 0, redis.call('GET', 'sim:ms') * 1000 }");
 
-const PRELUDE: &str = include_str!("../../../src/queue/lua/prelude.lua");
+const PRELUDE: &str = include_str!("../../../runners/src/queue/lua/prelude.lua");
 
 macro_rules! bodies {
-    ($($name:literal),*) => { [$(($name, include_str!(concat!("../../../src/queue/lua/", $name, ".lua")))),*] };
+    ($($name:literal),*) => { [$(($name, include_str!(concat!("../../../runners/src/queue/lua/", $name, ".lua")))),*] };
 }
 
 /// The very scripts of the queue.
@@ -36,14 +36,21 @@ const BODIES: [(&str, &str); 15] = bodies![
     "unregister"
 ];
 
+macro_rules! store {
+    ($($name:literal),*) => { [$(($name, include_str!(concat!("../../../node/src/coordinator/store/lua/", $name, ".lua")))),*] };
+}
+
+/// The very scripts of the coordinator's store.
+const STORE: [(&str, &str); 4] = store!["append", "create", "snapshot", "take_over"];
+
 /// What the simulation looks at after every call. ARGV: ids. Gives {elements of wake, jobs that wait, {fields...} per id}.
 const LOOK: &str = "
 local reply = { call('LLEN', base .. ':wake'), pending_count() }
 for i = 1, #ARGV do
   local id = ARGV[i]
-  local job = call('HMGET', job_key(id), 'status', 'attempt', 'worker', 'token', 'deliveries', 'output', 'receipt', 'cancel', 'deleted')
-  job[10] = tostring(call('XLEN', base .. ':log:' .. id))
-  for n = 1, 10 do job[n] = job[n] or '' end
+  local job = call('HMGET', job_key(id), 'status', 'attempt', 'worker', 'token', 'deliveries', 'output', 'receipt', 'cancel', 'deleted', 'error')
+  job[11] = tostring(call('XLEN', base .. ':log:' .. id))
+  for n = 1, 11 do job[n] = job[n] or '' end
   reply[#reply + 1] = job
 end
 return reply";
@@ -104,6 +111,26 @@ impl Server {
             let sha = redis::cmd("SCRIPT").arg("LOAD").arg(code).query(&mut self.link).unwrap();
             self.scripts.insert(name, sha);
         }
+        for (name, body) in STORE {
+            let sha = redis::cmd("SCRIPT").arg("LOAD").arg(changed(name, body)).query(&mut self.link).unwrap();
+            self.scripts.insert(name, sha);
+        }
+    }
+
+    /// One atomic step of a coordinator: a script of its store, or a command.
+    pub(crate) fn store(&mut self, what: &'static str, keys: &[String], args: &[String]) -> Result<Value, String> {
+        let mut cmd = match self.scripts.get(what) {
+            Some(sha) => redis::cmd("EVALSHA").arg(sha).arg(keys.len()).to_owned(),
+            None => redis::cmd(what),
+        };
+        cmd.arg(keys).arg(args).query(&mut self.link).map_err(|e| format!("{what}: {e}"))
+    }
+
+    /// What is stored of a workflow: meta, snapshot, journal, in one moment.
+    pub(crate) fn stored(&mut self, keys: [&str; 3]) -> (BTreeMap<String, String>, Option<String>, Vec<String>) {
+        let mut pipe = redis::pipe();
+        pipe.atomic().hgetall(keys[0]).get(keys[1]).lrange(keys[2], 0, -1);
+        pipe.query(&mut self.link).unwrap()
     }
 
     pub(crate) fn clear(&mut self) {

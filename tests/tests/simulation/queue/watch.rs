@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use horus_runners::job::JobStatus;
 use redis::Value;
 
-use super::{
-    server::{list, number, text, texts},
-    site::{Call, Job, LEASE_MS},
-};
+use super::site::{Call, Job, LEASE_MS};
+use crate::server::{list, number, text, texts};
 
 /// A job's record as the last look saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +20,24 @@ pub(crate) struct Seen {
     receipt: String,
     cancel: bool,
     pub(crate) deleted: bool,
+    error: String,
     log: u32,
+}
+
+/// How a job ended, as its record said it first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) status: JobStatus,
+    pub(crate) output: String,
+    /// Digest of the signed receipts; none if no runner ended it.
+    pub(crate) receipt: String,
+    pub(crate) error: String,
 }
 
 impl Seen {
     fn read(fields: &[String]) -> Result<Option<Self>, String> {
-        let [status, attempt, worker, token, deliveries, output, receipt, cancel, deleted, log] = fields else {
-            return Err("a look has ten fields".to_owned());
+        let [status, attempt, worker, token, deliveries, output, receipt, cancel, deleted, error, log] = fields else {
+            return Err("a look has eleven fields".to_owned());
         };
         if status.is_empty() {
             return Ok(None);
@@ -44,6 +53,7 @@ impl Seen {
             receipt: receipt.clone(),
             cancel: !cancel.is_empty(),
             deleted: !deleted.is_empty(),
+            error: error.clone(),
             log: small(log),
         }))
     }
@@ -56,6 +66,8 @@ impl Seen {
 #[derive(Default)]
 pub(crate) struct Watch {
     pub(crate) seen: BTreeMap<String, Seen>,
+    /// What every job that ever ended came to, also those that are forgotten.
+    pub(crate) ends: BTreeMap<String, End>,
     /// When each worker last showed life, by the monotonic clock.
     beats: BTreeMap<String, i64>,
     /// The latest that Redis' clock ever showed.
@@ -107,6 +119,12 @@ impl Watch {
             };
             transition(was.as_ref(), self.seen.get(id), &jobs[id], at.wall)
                 .map_err(|why| format!("job {id}: {why}"))?;
+            if let Some(seen) = self.seen.get(id).filter(|seen| seen.status.is_final() && !seen.deleted)
+                && !self.ends.contains_key(id)
+            {
+                let (output, receipt, error) = (seen.output.clone(), seen.receipt.clone(), seen.error.clone());
+                self.ends.insert(id.clone(), End { status: seen.status, output, receipt, error });
+            }
             before.extend(was.map(|was| (id.as_str(), was)));
         }
         self.hint(call, wake, waiting)?;
@@ -116,6 +134,7 @@ impl Watch {
                 self.beats.insert(call.args[0].clone(), at.mono);
             }
             "reap" => self.reaped(at, call, reply)?,
+            "start" => started(call, reply, &before)?,
             "finish" => self.finished(call, reply, &before)?,
             _ => {}
         }
@@ -199,6 +218,18 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Only who holds a job starts it, and only by the delivery that it holds it by: one that comes late would mark as started what never
+/// was, and what never started must be delivered again.
+fn started(call: &Call, reply: &Value, before: &BTreeMap<&str, Seen>) -> Result<(), String> {
+    for (row, attempt) in call.args[1..].chunks(3).zip(list(reply).iter().skip(1)) {
+        let held = |before: &&Seen| before.worker == call.args[0] && before.token == row[1];
+        if number(attempt) > 0 && before.get(row[0].as_str()).filter(held).is_none() {
+            return Err(format!("{} started {} with the old token {}", call.args[0], row[0], row[1]));
+        }
+    }
+    Ok(())
 }
 
 /// May the one follow upon the other?

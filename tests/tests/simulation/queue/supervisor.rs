@@ -5,17 +5,27 @@ use std::time::Duration;
 use horus_keys::RunnerKind;
 use horus_runners::queue::{LeaseObserver, Observed};
 
-use super::{
-    server::{list, number, text, texts},
-    site::{Call, Job, LEASE_MS, MAX_QUEUE, Shared, Site},
-};
+use super::site::{Call, Job, LEASE_MS, MAX_QUEUE, Shared, Site};
+use crate::server::{list, number, text, texts};
 
 /// A signed batch of jobs.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) digest: String,
     pub(crate) jobs: Vec<String>,
-    workflow: Option<String>,
+    pub(crate) workflow: Option<String>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// All of it is there, each job with that status.
+    Accepted(Vec<String>),
+    Full,
+    /// The time of the job at that place is over.
+    Expired(usize),
+    /// Redis did not answer.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -25,7 +35,7 @@ pub(crate) struct Supervisor {
     silent: Vec<Observed>,
     look_due: i64,
     sweep_due: i64,
-    down_until: i64,
+    pub(crate) down_until: i64,
     /// Workflows that were stored from here.
     stored: Vec<String>,
 }
@@ -50,14 +60,15 @@ impl Site {
         let me = &self.supervisors[n];
         let (silent, look, sweep) = (!me.silent.is_empty(), now >= me.look_due, now >= me.sweep_due);
         match shared.chance.below(12) {
-            0..2 if silent => self.reap(shared, n, &who),
-            2..4 if look => self.observe(shared, n, &who),
+            // Whoever is found silent is reaped before the next look.
+            0..4 if silent => self.reap(shared, n, &who),
+            0..4 if look => self.observe(shared, n, &who),
             4 if sweep => {
                 self.supervisors[n].sweep_due = now + 1_000;
                 // Finished jobs beyond so many are forgotten.
-                self.call(shared, &who, Call::new("sweep", ["86400000", "12", "50"]));
+                self.call(shared, &who, Call::new("sweep", ["86400000", &self.keep.to_string(), "50"]));
             }
-            5 if !shared.calm => self.steer(shared, &who),
+            5 if !shared.calm && shared.chance.one_in(self.steered) => self.steer(shared, &who),
             6 if !shared.calm => self.replay(shared, n, &who),
             7..10 => {
                 if self.outbox.is_empty() && self.to_make > 0 {
@@ -116,31 +127,41 @@ impl Site {
         call
     }
 
-    /// Admission looks at the time; then the batch is pushed. It is sent again until somebody says yes.
-    fn offer(&mut self, shared: &mut Shared<'_>, n: usize, who: &str, batch: Batch) {
-        if batch.jobs.iter().any(|id| self.jobs[id].run_until <= shared.at.wall) {
-            shared.tell(|| format!("{who}: {} is refused: its time is over", batch.digest));
-            return;
+    /// Admission looks at the time; then the batch is pushed, with the text of its workflow if it turns out to be needed.
+    pub(crate) fn push(&mut self, shared: &mut Shared<'_>, n: usize, who: &str, batch: &Batch) -> Pushed {
+        if let Some(place) = batch.jobs.iter().position(|id| self.jobs[id].run_until <= shared.at.wall) {
+            return Pushed::Expired(place);
         }
         let flow = batch.workflow.clone().unwrap_or_default();
-        let with_text = !self.supervisors[n].stored.contains(&flow);
-        let call = self.push_call(&batch, with_text, None);
-        let Some(reply) = self.call(shared, who, call) else { return self.outbox.push(batch) };
-        let reply = texts(&reply);
-        match reply.first().map(String::as_str) {
-            Some("ok") => {
-                self.supervisors[n].stored.push(flow);
-                for id in &batch.jobs {
-                    self.jobs.get_mut(id).expect("it was made").accepted = true;
+        loop {
+            let with_text = !self.supervisors[n].stored.contains(&flow);
+            let call = self.push_call(batch, with_text, None);
+            let Some(reply) = self.call(shared, who, call) else { return Pushed::Unknown };
+            let mut reply = texts(&reply).into_iter();
+            match reply.next().as_deref() {
+                Some("ok") => {
+                    self.supervisors[n].stored.push(flow);
+                    for id in &batch.jobs {
+                        self.jobs.get_mut(id).expect("it was made").accepted = true;
+                    }
+                    return Pushed::Accepted(reply.step_by(2).collect());
                 }
-                self.sent.push(batch);
+                Some("full") => return Pushed::Full,
+                Some("missing") if !with_text => self.supervisors[n].stored.retain(|stored| *stored != flow),
+                other => {
+                    shared.breaks(format!("the push of {} was answered with {other:?}", batch.digest));
+                    return Pushed::Unknown;
+                }
             }
-            Some("full") => self.outbox.push(batch),
-            Some("missing") => {
-                self.supervisors[n].stored.retain(|stored| *stored != flow);
-                self.outbox.push(batch);
-            }
-            other => shared.breaks(format!("the push of {} was answered with {other:?}", batch.digest)),
+        }
+    }
+
+    /// A submitter's batch is sent again until somebody says yes.
+    fn offer(&mut self, shared: &mut Shared<'_>, n: usize, who: &str, batch: Batch) {
+        match self.push(shared, n, who, &batch) {
+            Pushed::Accepted(_) => self.sent.push(batch),
+            Pushed::Full | Pushed::Unknown => self.outbox.push(batch),
+            Pushed::Expired(_) => shared.tell(|| format!("{who}: {} is refused: its time is over", batch.digest)),
         }
     }
 

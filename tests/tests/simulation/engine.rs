@@ -1,76 +1,22 @@
 //! The engine under a seed: random graphs, random trouble, and a driver that crashes. A failing seed replays.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use horus_keys::{Digest, Identity, PeerId, Timestamp};
-use horus_runners::job::{JobError, JobStatus, StepId};
+use horus_node::workflow::{
+    Command, Event, Outcome, Plan, ReceiptPlace, Record, State, StepAttempt, StepIndex, StepStatus, Timer,
+    UNKNOWN_ATTEMPTS, Unknown, apply, resume, still_wanted,
+};
+use horus_runners::job::{JobError, JobStatus};
+use horus_tests::Chance;
 
-use super::*;
-
-/// SplitMix64: small, and the same everywhere.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
-
-fn random_plan(chance: &mut Chance) -> Plan {
-    let size = 1 + chance.below(24);
-    let density = 1 + chance.below(4);
-    let steps = (0..size)
-        .map(|place| {
-            let mut dependencies = BTreeSet::new();
-            for _ in 0..density {
-                if place > 0 && !chance.one_in(3) {
-                    dependencies.insert(u32::try_from(chance.below(place)).unwrap());
-                }
-            }
-            let idempotent = chance.one_in(2);
-            PlannedStep {
-                id: StepId::new(&format!("s{place}")).unwrap(),
-                runner: "noop".parse().unwrap(),
-                dependencies: dependencies.into_iter().collect(),
-                policy: Policy {
-                    max_attempts: 1 + u32::try_from(chance.below(4)).unwrap(),
-                    initial_interval: Duration::from_millis(100),
-                    multiplier: 2.0,
-                    max_interval: Duration::from_secs(1),
-                    jitter: 0.5,
-                    non_retryable: Box::new(["FATAL".to_owned()]),
-                    timeout: Duration::from_secs(30),
-                    on_unknown: match chance.below(3) {
-                        0 => Unknown::Fail,
-                        1 => Unknown::Wait,
-                        _ => Unknown::Retry,
-                    },
-                    idempotent,
-                    continue_on_error: chance.one_in(4),
-                },
-                supervisor: None,
-            }
-        })
-        .collect();
-    let deadline = Deadline {
-        run_until: Timestamp::from_millis(7 * 24 * 3_600_000),
-        timeout: chance.one_in(5).then(|| Duration::from_secs(20)),
-    };
-    Plan::new(Digest::of(b"workflow"), deadline, steps)
-}
+use crate::{
+    plan::{random_deadline, random_plan},
+    seeds::{Ran, run_seeds},
+};
 
 /// A job at a supervisor of the simulated world.
 struct Job {
@@ -97,8 +43,9 @@ struct World {
 
 impl World {
     fn new(seed: u64, peers: &[PeerId]) -> Self {
-        let mut chance = Chance(seed);
-        let plan = random_plan(&mut chance);
+        let mut chance = Chance::new(seed);
+        let deadline = random_deadline(&mut chance, Timestamp::from_millis(7 * 24 * 3_600_000));
+        let plan = random_plan(&mut chance, "workflow", 24, deadline);
         let state = State::new(&plan);
         let mut world = Self {
             chance,
@@ -378,30 +325,35 @@ fn outcome(status: JobStatus, step: StepAttempt) -> Outcome {
     }
 }
 
+fn run(seed: u64, peers: &[PeerId]) -> Ran {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, peers);
+        for tick in 0.. {
+            world.calm = tick > 600;
+            if world.state.status.is_final() {
+                break;
+            }
+            assert!(tick < 60_000, "it does not end: {:?}", world.state);
+            world.tick();
+        }
+        assert_eq!(world.replayed(), world.state);
+        world.state.status
+    }));
+    let (trace, mut endings) = (Vec::new(), BTreeMap::new());
+    let broken = match ended {
+        Ok(status) => {
+            endings.insert(status.as_str().to_owned(), 1);
+            None
+        }
+        Err(_) => Some("the message above says why".to_owned()),
+    };
+    Ran { trace, broken, endings }
+}
+
 #[test]
 fn thousands_of_random_workflows_end_whatever_happens() {
     let peers: Vec<PeerId> = (1..=3).map(|n| Identity::from_seed(&[n; 32]).peer_id()).collect();
-    let only = std::env::var("HORUS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = only.map_or(0..2_000, |seed: u64| seed..seed + 1);
-    let mut endings = BTreeMap::new();
-    for seed in seeds {
-        let ended = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, &peers);
-            for tick in 0.. {
-                world.calm = tick > 600;
-                if world.state.status.is_final() {
-                    break;
-                }
-                assert!(tick < 60_000, "it does not end: {:?}", world.state);
-                world.tick();
-            }
-            assert_eq!(world.replayed(), world.state);
-            world.state.status
-        });
-        let status = ended.unwrap_or_else(|_| panic!("replay it with HORUS_SEED={seed}"));
-        *endings.entry(status).or_insert(0) += 1;
-    }
-    if only.is_none() {
+    if let Some(endings) = run_seeds(2_000, |seed, _| run(seed, &peers)) {
         assert!(endings.len() == 3, "every ending occurs: {endings:?}");
     }
 }

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    server::{list, number, text, texts},
-    site::{Call, LEASE_MS, Shared, Site},
-};
+use super::site::{Call, LEASE_MS, Shared, Site};
+use crate::server::{list, number, text, texts};
 
 /// What the claimer does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +25,26 @@ enum Stage {
     Admitted,
     /// Steps left, and whether it was told to stop.
     Running(usize, bool),
-    /// Waits to be stored: status and output.
-    Ended(&'static str, String),
+    /// Waits to be stored.
+    Ended(Ended),
     GiveBack(&'static str),
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ended {
+    status: &'static str,
+    /// What it gives, if it succeeded.
+    output: String,
+    /// Why it did not, if it did not.
+    code: &'static str,
+}
+
+/// The code of a job that its runner refused: a receipt of that proves nothing about a step.
+pub(crate) const REFUSED: &str = "NOT_ALLOWED";
+
+fn ended(status: &'static str, code: &'static str) -> Stage {
+    Stage::Ended(Ended { status, output: String::new(), code })
 }
 
 #[derive(Debug, Clone)]
@@ -261,23 +276,23 @@ impl Site {
         match job.stage.clone() {
             Stage::Claimed(_) if stops => job.stage = Stage::GiveBack(""),
             Stage::Claimed(attempt) => match (shared.chance.below(25), attempt) {
-                (0, _) => job.stage = Stage::Ended("failed", String::new()),
+                (0, _) => job.stage = ended("failed", REFUSED),
                 (1, _) => job.stage = Stage::GiveBack("it could not be verified"),
                 (_, None) => job.stage = Stage::Admitted,
                 (_, Some(attempt)) => self.execute_job(shared, n, id, &token, attempt),
             },
             Stage::Admitted => self.start(shared, n, &name),
-            Stage::Running(_, true) => job.stage = Stage::Ended("cancelled", String::new()),
+            Stage::Running(_, true) => job.stage = ended("cancelled", "CANCELLED"),
             Stage::Running(0, _) => {
-                job.stage = match shared.chance.below(8) {
-                    0 => Stage::Ended("failed", String::new()),
-                    1 => Stage::Ended("timed_out", String::new()),
-                    _ => Stage::Ended("succeeded", format!("\"{token}\"")),
+                job.stage = match shared.chance.below(12) {
+                    0 if shared.chance.one_in(4) => ended("failed", "FATAL"),
+                    0 => ended("failed", "TRY_AGAIN"),
+                    1 => ended("timed_out", "TIMED_OUT"),
+                    _ => Stage::Ended(Ended { status: "succeeded", output: format!("\"{token}\""), code: "" }),
                 }
             }
             Stage::Running(..) if stops && shared.chance.one_in(4) => {
-                let interrupted = Stage::Ended("failed", String::new());
-                job.stage = if idempotent { Stage::GiveBack("") } else { interrupted };
+                job.stage = if idempotent { Stage::GiveBack("") } else { ended("failed", "INTERRUPTED") };
             }
             Stage::Running(left, _) => {
                 job.stage = Stage::Running(left - 1, false);
@@ -305,9 +320,12 @@ impl Site {
         let reply = self.call(shared, name, call);
         let me = &mut self.workers[n];
         let Some(reply) = reply else {
-            if me.stops {
+            // It tries again, unless it was told to stop, or Redis said something that trying again does not help against.
+            let refused = shared.chance.one_in(2);
+            if me.stops || refused {
+                let why = if me.stops { "" } else { "it could not be started" };
                 for (id, _) in &ready {
-                    me.held.get_mut(id).expect("it is ready").stage = Stage::GiveBack("");
+                    me.held.get_mut(id).expect("it is ready").stage = Stage::GiveBack(why);
                 }
             }
             return;
@@ -325,7 +343,8 @@ impl Site {
     fn execute_job(&mut self, shared: &mut Shared<'_>, n: usize, id: &str, token: &str, attempt: u32) {
         let me = &mut self.workers[n];
         let job = me.held.get_mut(id).expect("only what is held is executed");
-        job.stage = Stage::Running(shared.chance.below(8), false);
+        job.stage = Stage::Running(shared.chance.below(self.longest), false);
+        self.began.push((id.to_owned(), attempt));
         self.executed.entry(id.to_owned()).or_default().push((attempt, format!("{} with token {token}", me.name)));
     }
 
@@ -335,9 +354,8 @@ impl Site {
         let mut call = Call::new("finish", [&me.name, &digest, "{}"]);
         let mut jobs = Vec::new();
         for (id, job) in &me.held {
-            if let Stage::Ended(status, output) = &job.stage {
-                let error = if output.is_empty() { "{}" } else { "" };
-                call.arg(id).arg(&job.token).arg(status).arg(shared.at.wall).arg(output).arg(error).arg(jobs.len());
+            if let Stage::Ended(Ended { status, output, code }) = &job.stage {
+                call.arg(id).arg(&job.token).arg(status).arg(shared.at.wall).arg(output).arg(code).arg(jobs.len());
                 jobs.push((id.clone(), job.token.clone()));
             }
         }
