@@ -137,7 +137,7 @@ impl Courier {
                     if told {
                         self.tell(Message::Reached(steps));
                     }
-                    self.watch(batch.jobs, None);
+                    self.watch(batch.jobs, None, false);
                     return;
                 }
                 Err(error) => error,
@@ -182,7 +182,7 @@ impl Courier {
                         return;
                     }
                     Verdict::Without(place) => {
-                        let left = self.without(batch, place, &error, !sent_before);
+                        let left = self.without(batch, place, &error, (!sent_before, told));
                         let Some(left) = left else { return };
                         batch = left;
                         began = Instant::now();
@@ -202,8 +202,9 @@ impl Courier {
         }
     }
 
-    /// The batch without the job that it was refused for, signed anew; `None` if that was all.
-    fn without(&self, batch: Batch, place: usize, error: &RpcError, certain: bool) -> Option<Batch> {
+    /// The batch without the job that it was refused for, signed anew; `None` if that was all. Whether it certainly is not there, and whether
+    /// the workflow was told that nobody knows.
+    fn without(&self, batch: Batch, place: usize, error: &RpcError, (certain, told): (bool, bool)) -> Option<Batch> {
         let mut jobs = batch.jobs;
         let job = jobs.remove(place);
         if certain {
@@ -211,17 +212,17 @@ impl Courier {
             self.tell(Message::Refused { step: job.step, by: self.peer, error: as_job_error(error), certain });
         } else {
             // It may have it from an earlier call, and run it: admission comes first there, and its time may be over, or its policy another.
-            self.watch(vec![job], Some(&as_job_error(error)));
+            self.watch(vec![job], Some(&as_job_error(error)), told);
         }
         self.sign(jobs).pop()
     }
 
-    fn watch(&self, jobs: Vec<Written>, refused: Option<&JobError>) {
+    fn watch(&self, jobs: Vec<Written>, refused: Option<&JobError>, told: bool) {
         let watch = |job: Written| {
             let wanted = self.flags.get(&job.step).map_or_else(Default::default, Arc::clone);
             let inbox = self.live.inbox.clone();
             let refused = refused.cloned();
-            Watch { job: job.job, step: job.step, spec: job.spec, inbox, wanted, told: false, doubted: None, refused }
+            Watch { job: job.job, step: job.step, spec: job.spec, inbox, wanted, told, doubted: None, refused }
         };
         self.supervisor.watch(jobs.into_iter().map(watch).collect());
     }

@@ -129,12 +129,7 @@ impl Shared {
     fn as_rpc(&self, error: &StoreError) -> RpcError {
         self.redis_trouble(error);
         match error {
-            StoreError::Unavailable(reason) => RpcError::new(
-                ErrorKind::RedisUnavailable,
-                format!(
-                    "this coordinator cannot use its Redis now: {reason}. It goes on by itself; send the call again in some seconds"
-                ),
-            ),
+            StoreError::Unavailable(reason) => unavailable(reason),
             StoreError::Fenced(_) => RpcError::new(
                 ErrorKind::RedisUnavailable,
                 "another coordinator has just taken the workflow over: send the call again",
@@ -150,9 +145,19 @@ impl Shared {
     fn check_redis(&self) -> Result<(), RpcError> {
         match self.health.reason(Health::REDIS) {
             None => Ok(()),
-            Some(reason) => Err(self.as_rpc(&StoreError::Unavailable(reason))),
+            // It is noted already; noting it again would make it longer with every call.
+            Some(reason) => Err(unavailable(&reason)),
         }
     }
+}
+
+fn unavailable(reason: &str) -> RpcError {
+    RpcError::new(
+        ErrorKind::RedisUnavailable,
+        format!(
+            "this coordinator cannot use its Redis now: {reason}. It goes on by itself; send the call again in some seconds"
+        ),
+    )
 }
 
 /// What a caller may see and stop.

@@ -305,13 +305,13 @@ impl Drive {
             }
             Body::Refused(place) => {
                 let courier = &mut self.couriers[n];
-                let (site, step) = (courier.site, courier.jobs.remove(place).step);
+                let (site, told, step) = (courier.site, courier.told, courier.jobs.remove(place).step);
                 (courier.call, courier.began) = (None, now);
                 if courier.jobs.is_empty() {
                     self.couriers.remove(n);
                 }
                 if sent_before {
-                    let watch = Watched { site, told: false, doubted: None, refused: true };
+                    let watch = Watched { site, told, doubted: None, refused: true };
                     self.watched.insert(step, watch);
                     return;
                 }
