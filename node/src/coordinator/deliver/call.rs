@@ -17,9 +17,9 @@ use crate::workflow::StepAttempt;
 const FEW_RECEIPTS: usize = 8;
 /// How long a call may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes of payloads that go along with a batch, and in one call ahead of it. What they grow by in text leaves room in a message of 1 MiB
-/// beside a batch of the usual size.
-const PORTION: usize = 256 << 10;
+/// Bytes of payloads that go along with a batch, and in one call ahead of it: in text a third more, which beside a job with the largest
+/// input still fits into a message of 1 MiB.
+const PORTION: usize = 192 << 10;
 
 impl Courier {
     /// One call that brings the batch, and others for the workflow or the receipts that the supervisor turns out not to have.
