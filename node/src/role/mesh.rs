@@ -131,8 +131,9 @@ pub(crate) struct Serving {
 #[derive(Default)]
 struct Place {
     servers: TaskTracker,
-    tried: HashSet<Ipv6Addr>,
     bound: HashSet<Ipv6Addr>,
+    /// Where listening failed, which was said once; it is tried again.
+    failed: HashSet<Ipv6Addr>,
     said: Option<(horus_keys::MeshPublicKey, Vec<String>)>,
 }
 
@@ -246,7 +247,7 @@ impl RoleMesh {
     /// Listens on the own overlay address if there is a new one, and lets be known where the role is if that has changed.
     async fn look(&self, serving: &Serving, place: &mut Place) {
         let tun = self.mesh.overlay_address().filter(|_| self.mesh.has_tun());
-        if let Some(ip) = tun.filter(|ip| place.tried.insert(*ip)) {
+        if let Some(ip) = tun.filter(|ip| !place.bound.contains(ip)) {
             match listen(ip, serving).await {
                 Ok(server) => {
                     place.bound.insert(ip);
@@ -254,7 +255,10 @@ impl RoleMesh {
                         place.servers.spawn(server.serve(serving.shutdown.drain_token()));
                     }
                 }
-                Err(error) => tracing::warn!(%ip, %error, "cannot serve HTTP on the own overlay address"),
+                Err(error) if place.failed.insert(ip) => {
+                    tracing::warn!(%ip, %error, "cannot serve HTTP on the own overlay address yet, trying on");
+                }
+                Err(_) => {}
             }
         }
         let here = self.addresses(tun.filter(|ip| place.bound.contains(ip)), serving);

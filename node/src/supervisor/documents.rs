@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use horus_keys::{Digest, Envelope, PeerId, RunnerKind, Timestamp};
+use horus_keys::{Digest, Envelope, RunnerKind, Timestamp};
 use horus_runners::admission::{SignedBatch, SignedReceipts, SignedWorkflow};
 use horus_runners::job::ReceiptRef;
 use horus_transport::{Caller, ErrorKind, RpcError};
@@ -93,7 +93,9 @@ impl Supervisor {
             None => None,
         };
         if let Some(signed) = &workflow {
-            delegable(signed, caller.peer, now)?;
+            let coordinator = caller.peer.ok_or_else(|| RpcError::internal("a coordinator without a key"))?;
+            let checked = self.verifier.check_delegation(signed, &coordinator, &runner, now);
+            checked.map_err(|refusal| errors::refused(&refusal))?;
         }
         let mut kept = Vec::with_capacity(receipts.len());
         for envelope in receipts {
@@ -183,20 +185,6 @@ impl Supervisor {
         let large = envelope.payload().len() >= LARGE_BYTES;
         self.compute(large, move || verifier.receipts(&envelope)).await?.map_err(|refusal| errors::refused(&refusal))
     }
-}
-
-/// Refuses a workflow of which that coordinator may send no step.
-fn delegable(workflow: &SignedWorkflow, coordinator: Option<PeerId>, now: Timestamp) -> Result<(), RpcError> {
-    let submission = &workflow.submission;
-    if !coordinator.is_some_and(|peer| submission.coordinators.contains(&peer)) {
-        let message = format!("the workflow {} does not name you as one of its coordinators", submission.id);
-        return Err(RpcError::new(ErrorKind::NotAllowed, message));
-    }
-    if submission.run_until <= now {
-        let message = format!("the workflow {} was to run until {} at most", submission.id, submission.run_until);
-        return Err(RpcError::new(ErrorKind::Expired, message));
-    }
-    Ok(())
 }
 
 /// Receipts that stand in the batch itself: the queue keeps them beside it all the same.

@@ -183,6 +183,10 @@ async fn documents_can_come_ahead_of_the_steps_that_need_them() {
     })
     .await;
     is(&unnamed, ErrorKind::NotAllowed);
+    // The same workflow signed by a key that may submit nothing would keep out the one that its submitter signed.
+    let usurped = Envelope::sign(&place.coordinator, PayloadType::Workflow, case.workflow.payload().to_vec());
+    let error = place.refused::<StoreDocuments>(&place.coordinator, params(Some(&usurped), &[])).await;
+    assert!(matches!(error.kind, ErrorKind::NotAllowed | ErrorKind::UntrustedSigner), "{error}");
     let unserved = StoreDocumentsParams { runner: "nobody".parse().unwrap(), ..params(None, &[&receipts]) };
     is(&place.refused::<StoreDocuments>(&place.coordinator, unserved).await, ErrorKind::UnknownRunner);
     let broken = params(Some(&receipts), &[]);

@@ -67,6 +67,24 @@ async fn a_job_that_waited_too_long_expires() {
 }
 
 #[tokio::test]
+async fn a_job_that_expired_after_it_was_claimed_is_not_started() {
+    let (redis, world) = (Redis::start().await, World::new());
+    let queue = redis.queue().await;
+    let mut job = spec("ok");
+    job.run_until = Some(soon(150));
+    let id = world.push_one(&queue, job).await;
+    let lease = world.lease(&queue, "w").await;
+    let claimed = lease.claim_jobs(1).await.unwrap().jobs;
+    // As if Redis had been away meanwhile.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (_, attempts) = lease.start(&[(&claimed[0].id, claimed[0].token, false)]).await.unwrap();
+    assert_eq!(attempts, [0]);
+    let result = queue.result(&id).await.unwrap().unwrap();
+    assert_eq!((result.status, result.error.unwrap().code.as_str()), (JobStatus::Expired, "EXPIRED"));
+    healthy(&queue).await;
+}
+
+#[tokio::test]
 async fn an_expired_job_is_never_delivered() {
     let (redis, world) = (Redis::start().await, World::new());
     let queue = redis.queue().await;
