@@ -37,7 +37,7 @@ const PROBE: Duration = Duration::from_millis(1500);
 const QUIET: Duration = Duration::from_millis(600);
 /// How long the host may take to accept a connection then.
 const CONNECT: Duration = Duration::from_millis(900);
-/// A host that has not accepted one so soon is in doubt.
+/// A host that has not accepted one so soon, nor in the time of three calls, is in doubt.
 const SOON: Duration = Duration::from_millis(150);
 /// A reply by message that takes longer than this, and than three others took, puts the path in doubt.
 const DOUBT: Duration = Duration::from_millis(700);
@@ -222,28 +222,18 @@ impl Path {
                 send.await
             }
             Way::Http { url, carrier, .. } => {
-                let send = carrier.send(request);
-                tokio::pin!(send);
-                let mut pause = QUIET;
-                loop {
-                    match tokio::time::timeout(pause, &mut send).await {
-                        Ok(outcome) => return outcome,
-                        Err(_) => {
-                            let accepts = accepts(url);
-                            tokio::pin!(accepts);
-                            match tokio::time::timeout(SOON, &mut accepts).await {
-                                Ok(accepted) => accepted?,
-                                Err(_) => {
-                                    doubt.notify_one();
-                                    accepts.await?;
-                                }
-                            }
-                        }
-                    }
-                    pause = AGAIN;
+                tokio::select! {
+                    biased;
+                    outcome = carrier.send(request) => outcome,
+                    error = gone_silent(url, self.soon(), doubt) => Err(error),
                 }
             }
         }
+    }
+
+    /// How long the host may take to accept a connection before it is in doubt: on a long link that takes long.
+    fn soon(&self) -> Duration {
+        SOON.max(self.lock().latency.unwrap_or_default() * 3)
     }
 
     /// How long a ping may take: a peer whose daemon answers, but where nobody serves, is asked again soon.
@@ -289,6 +279,28 @@ fn serves(node: &VerifiedNode, topic: &str, url: &Url) -> Result<(), RpcError> {
         ErrorKind::NoService,
         format!("{url} is a {}, which does not serve the topic {topic}", node.role),
     ))
+}
+
+/// While a reply is waited for, asks now and then whether the host is there. Returns once it is not; `doubt` is told when it takes longer
+/// than `soon` to say so.
+async fn gone_silent(url: &Url, soon: Duration, doubt: &Notify) -> RpcError {
+    let mut pause = QUIET;
+    loop {
+        tokio::time::sleep(pause).await;
+        let accepts = accepts(url);
+        tokio::pin!(accepts);
+        let accepted = match tokio::time::timeout(soon, &mut accepts).await {
+            Ok(accepted) => accepted,
+            Err(_) => {
+                doubt.notify_one();
+                accepts.await
+            }
+        };
+        if let Err(error) = accepted {
+            return error;
+        }
+        pause = AGAIN;
+    }
 }
 
 /// Whether the host still accepts connections; if not, nothing will come on the old one either.
@@ -349,6 +361,17 @@ mod tests {
         assert_eq!(usual_port("horus.supervisor"), Some(8080));
         assert_eq!(usual_port("horus.coordinator.blue"), Some(9090));
         assert_eq!(usual_port("horus.other"), None);
+    }
+
+    #[test]
+    fn a_long_link_raises_no_doubt() {
+        let url = "http://127.0.0.1:1".parse().unwrap();
+        let path = Path::http(PathKind::Overlay, url, &ClientOptions::default()).unwrap();
+        assert_eq!(path.soon(), SOON);
+        path.set_up(Some(Duration::from_millis(5)));
+        assert_eq!(path.soon(), SOON);
+        path.set_up(Some(Duration::from_millis(8 * 250)));
+        assert!(path.soon() >= Duration::from_millis(750), "{:?}", path.soon());
     }
 
     #[tokio::test(start_paused = true)]

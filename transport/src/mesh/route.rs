@@ -178,7 +178,7 @@ impl Route {
     /// can be sent twice.
     pub(super) async fn send(self: &Arc<Self>, request: Outbound) -> Outcome {
         let _counted = Counted::new(&self.outstanding);
-        let paths = self.paths();
+        let paths = with_room(self.paths(), &request);
         let mut rest: VecDeque<Arc<Path>> = paths.iter().filter(|path| path.is_usable()).cloned().collect();
         if rest.len() < paths.len() {
             self.tend();
@@ -191,12 +191,9 @@ impl Route {
         let mut attempts = FuturesUnordered::new();
         let doubt = Arc::new(Notify::new());
         loop {
-            while let Some(path) = rest.pop_front() {
+            if let Some(path) = rest.pop_front() {
                 let is_last = rest.is_empty();
-                if is_last || path::fits(path.kind, &request.body, request.authorization.as_deref()) {
-                    attempts.push(Arc::clone(self).attempt(path, request.clone(), is_last, Arc::clone(&doubt)));
-                    break;
-                }
+                attempts.push(Arc::clone(self).attempt(path, request.clone(), is_last, Arc::clone(&doubt)));
             }
             let outcome = tokio::select! {
                 outcome = attempts.next() => outcome,
@@ -385,6 +382,14 @@ impl Route {
     }
 }
 
+/// The paths that take a request of that size: what the others would say of it is no answer while one of these may bring it, now or
+/// later. All, if none does: the caller is told the limit.
+fn with_room(paths: Vec<Arc<Path>>, request: &Outbound) -> Vec<Arc<Path>> {
+    let has_room = |path: &Arc<Path>| path::fits(path.kind, &request.body, request.authorization.as_deref());
+    let roomy: Vec<_> = paths.iter().filter(|path| has_room(path)).cloned().collect();
+    if roomy.is_empty() { paths } else { roomy }
+}
+
 /// The overlay address in the URL, if it has one.
 fn overlay_ip(url: &Url) -> Option<Ipv6Addr> {
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
@@ -406,3 +411,7 @@ impl Drop for Counted<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::*;
+use crate::mesh::{Mesh, MeshOptions};
+
+/// How long a node takes for a call: longer than it takes until there is doubt whether it is still there.
+const TAKES: Duration = Duration::from_millis(1000);
+
+/// A route by overlay HTTP, which worked, and by messages. No daemon is needed for what is tested here.
+async fn route(http: SocketAddr) -> Arc<Route> {
+    let daemon_url = Url::parse("http://127.0.0.1:1").unwrap();
+    let http_options = crate::ClientOptions { allow_plain: true, ..crate::ClientOptions::default() };
+    let options = MeshOptions { daemon_url, http: http_options, ..MeshOptions::new("unused") };
+    let shared = Mesh::start(options).await.0;
+    let ip = Ipv6Addr::new(0x400, 0, 0, 0, 0, 0, 0, 1);
+    let target = Target { ip, key: None, topic: "horus.other".into(), pin: None };
+    let overlay =
+        Path::http(PathKind::Overlay, format!("http://{http}").parse().unwrap(), &shared.options.http).unwrap();
+    overlay.set_up(Some(Duration::from_millis(1)));
+    let all = vec![Arc::new(overlay), Arc::new(Path::messages(shared.peer(&target)))];
+    let route = Route::new(Arc::clone(&shared), target);
+    let made_from = (shared.known.version(), shared.watcher.state().generation);
+    *route.lock() = Paths { all, made_from, used: Instant::now() };
+    Arc::new(route)
+}
+
+/// A request that is too large for a message.
+fn large() -> Outbound {
+    let body = Bytes::from(vec![b' '; super::super::peer::MAX_REQUEST + 1]);
+    Outbound { body, authorization: None, deadline: Instant::now() + Duration::from_secs(10), long_poll: false }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_call_waits_for_the_path_that_takes_it() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let route = route(closed).await;
+    // The second call finds the path marked as failed.
+    for _ in 0..2 {
+        let error = route.send(large()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error:?}");
+        assert_eq!(error.get("sent"), Some(&false.into()), "{error:?}");
+        assert_eq!(route.current_paths()[0].health().is_up, Some(false));
+    }
+    // Where nothing else is, the limit is named.
+    route.lock().all.remove(0);
+    let error = route.send(large()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::TooLarge, "{error:?}");
+}
+
+/// A listener whose queue is full once one connection came: the next ones are not accepted.
+fn narrow() -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(1).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_call_in_doubt_is_not_answered_by_the_path_that_cannot_take_it() {
+    let listener = narrow();
+    let address = listener.local_addr().unwrap();
+    let route = route(address).await;
+    let call = tokio::spawn(async move { route.send(large()).await });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut queued = Vec::new();
+    while let Ok(Ok(other)) = tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
+        queued.push(other);
+    }
+    let (mut read, mut write) = stream.split();
+    let answer = async {
+        tokio::time::sleep(TAKES).await;
+        write.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+    };
+    let take = async {
+        let mut buffer = vec![0; 1 << 16];
+        while read.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+    };
+    let outcome = tokio::select! {
+        outcome = call => outcome.unwrap(),
+        () = async { tokio::join!(answer, take); } => unreachable!("the caller keeps the connection"),
+    };
+    match outcome {
+        Ok(reply) => assert_eq!(reply, Some(Bytes::from_static(b"{}"))),
+        // A machine that is too slow for this answers later than the host is given up.
+        Err(error) => assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error:?}"),
+    }
+}
