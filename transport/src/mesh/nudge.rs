@@ -16,7 +16,7 @@
 //! A message and its reply then cost four messages instead of two, so it is done only when no other is
 //! in flight, only to peers where it was seen to help, and not often: [`FEW`], [`MANY`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ const AFTER_REPLY: Duration = Duration::from_micros(3500);
 pub(super) const PARK: Duration = Duration::from_secs(20);
 /// Parked messages of one caller.
 const MAX_PARKED: usize = 3;
-/// Callers with parked messages.
-const MAX_SESSIONS: usize = 256;
+/// Parked messages of all callers. Anybody may send them, and each holds one of the places of `socket.rs`: they must be a small part
+/// of those.
+const MAX_ALL: usize = 64;
 /// Nudged messages with few calls: so many a second, sustained, and at once.
 const FEW: Rate = Rate { per_s: 2.0, burst: 30.0 };
 /// The same for messages with many calls. They are nudged while there are not many of them: a nudge is
@@ -52,39 +53,39 @@ const TRIES: u32 = 4;
 /// How long nudges are then not tried again.
 const PAUSE: Duration = Duration::from_secs(300);
 
+/// Parked messages with their callers, the oldest first.
+type Queue = VecDeque<(u128, oneshot::Sender<()>)>;
+
 /// At the node that is called: the messages that wait to wake a reply.
 #[derive(Clone, Default)]
-pub(super) struct Parked(Arc<Mutex<HashMap<u128, VecDeque<oneshot::Sender<()>>>>>);
+pub(super) struct Parked(Arc<Mutex<Queue>>);
 
 impl Parked {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u128, VecDeque<oneshot::Sender<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Parks a message of that caller until it is woken.
+    /// Parks a message of that caller until it is woken. If there are too many, the oldest one is answered.
     pub(super) async fn wait(&self, session: u128, hold: Duration) {
         let (wake, woken) = oneshot::channel();
         {
-            let mut sessions = self.lock();
-            if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(&session) {
-                sessions.retain(|_, parked| parked.iter().any(|wake| !wake.is_closed()));
-                if sessions.len() >= MAX_SESSIONS {
-                    return;
-                }
-            }
-            let parked = sessions.entry(session).or_default();
-            parked.retain(|wake| !wake.is_closed());
-            if parked.len() >= MAX_PARKED {
+            let mut parked = self.lock();
+            parked.retain(|(_, wake)| !wake.is_closed());
+            let mut own = parked.iter().enumerate().filter(|(_, (caller, _))| *caller == session).map(|(at, _)| at);
+            let oldest = own.next();
+            if let Some(at) = oldest.filter(|_| own.count() + 1 >= MAX_PARKED) {
+                parked.remove(at);
+            } else if parked.len() >= MAX_ALL {
                 parked.pop_front();
             }
-            parked.push_back(wake);
+            parked.push_back((session, wake));
         }
         let _ = tokio::time::timeout(hold.min(PARK), woken).await;
     }
 
     /// Answers one parked message of that caller, once the reply that is written now is on its way.
     pub(super) fn wake_later(&self, session: u128) {
-        if !self.lock().contains_key(&session) {
+        if !self.lock().iter().any(|(caller, _)| *caller == session) {
             return;
         }
         let parked = self.clone();
@@ -101,15 +102,11 @@ impl Parked {
     }
 
     fn wake(&self, session: u128) {
-        let mut sessions = self.lock();
-        let Some(parked) = sessions.get_mut(&session) else { return };
-        while let Some(wake) = parked.pop_front() {
-            if wake.send(()).is_ok() {
+        let mut parked = self.lock();
+        while let Some(at) = parked.iter().position(|(caller, _)| *caller == session) {
+            if parked.remove(at).is_some_and(|(_, wake)| wake.send(()).is_ok()) {
                 break;
             }
-        }
-        if parked.is_empty() {
-            sessions.remove(&session);
         }
     }
 }
@@ -213,6 +210,33 @@ mod tests {
         assert!(parked.lock().is_empty());
         parked.wait(1, Duration::from_secs(3600)).await;
         assert!(begin.elapsed() <= PARK + Duration::from_millis(10), "nothing is parked for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_messages_are_parked_whoever_sends_them() {
+        let parked = Parked::default();
+        let mut waits = tokio::task::JoinSet::new();
+        let mut park = |session| {
+            let parked = parked.clone();
+            waits.spawn(async move {
+                parked.wait(session, PARK).await;
+                session
+            })
+        };
+        for _ in 0..5 {
+            park(1);
+        }
+        (100..1000).for_each(|session| drop(park(session)));
+        park(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(parked.lock().len(), MAX_ALL);
+        let mut answered = 0;
+        while waits.try_join_next().is_some() {
+            answered += 1;
+        }
+        assert_eq!(answered, 906 - MAX_ALL, "the others were answered");
+        parked.wake_later(1);
+        assert_eq!(waits.join_next().await.unwrap().unwrap(), 1, "the last to come is parked all the same");
     }
 
     #[tokio::test(start_paused = true)]

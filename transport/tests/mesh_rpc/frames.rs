@@ -137,6 +137,44 @@ pub(crate) async fn a_flood_from_strangers_is_held_off(world: &World) {
     assert_eq!(callee.pop(TOPIC).await, None, "every message was answered");
 }
 
+/// A message that wants to be parked, of a caller that nobody knows.
+fn nudge(n: usize) -> Vec<u8> {
+    let session = format!("{n:032x}");
+    frame(&json!({"session": session, "sent_at": now_ms(), "hold_ms": 20_000, "nudge": true, "entries": []}), "")
+}
+
+pub(crate) async fn few_messages_are_parked_for_strangers(world: &World) {
+    let mut open = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+        open.spawn(async move {
+            stream.write_all(&nudge(n)).await.unwrap();
+            let mut reply = Vec::new();
+            stream.read_to_end(&mut reply).await.unwrap();
+            reply
+        });
+    }
+    let answered = async {
+        for _ in 0..136 {
+            assert!(open.join_next().await.unwrap().unwrap().starts_with(b"HRS1"));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), answered).await.expect("what is too much is answered at once");
+    assert_eq!(world.client().call::<Count>(&NoParams {}).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_were_polled_for_are_not_parked() {
+    let world = World::polled().await;
+    let (caller, callee) = daemons(&world).await;
+    for n in 0..64 {
+        caller.push(&callee, TOPIC, &nudge(n)).await;
+    }
+    let count = world.client().call_with_timeout::<Count>(&NoParams {}, Duration::from_secs(10)).await;
+    assert_eq!(count.unwrap(), 1);
+    world.end().await;
+}
+
 pub(crate) async fn an_entry_that_comes_twice_runs_once(world: &World) {
     let (caller, callee) = daemons(world).await;
     let body = json!({"jsonrpc": "2.0", "method": "note", "params": {}}).to_string();

@@ -109,6 +109,7 @@ checks! {
         frames::every_message_gets_an_answer,
         frames::slow_and_broken_peers_of_the_socket_do_no_harm,
         frames::a_flood_from_strangers_is_held_off,
+        frames::few_messages_are_parked_for_strangers,
         frames::an_entry_that_comes_twice_runs_once,
         frames::requests_that_waited_in_the_inbox_are_served_if_they_are_fresh,
         budgets::a_thousand_calls_travel_in_forty_messages,

@@ -47,19 +47,26 @@ impl World {
     pub(crate) async fn simulated_with(faults: Faults) -> Self {
         let simulator = MeshSimulator::start(2, faults).await.unwrap();
         let urls = simulator.nodes().iter().map(horus_transport::simulator::SimulatedNode::rpc_url).collect();
-        Self::over(Kind::Simulated(simulator), urls).await
+        Self::over(Kind::Simulated(simulator), urls, true).await
+    }
+
+    /// A callee whose daemon is polled, since it cannot reach the socket.
+    pub(crate) async fn polled() -> Self {
+        let simulator = MeshSimulator::start(2, Faults::default()).await.unwrap();
+        let urls = simulator.nodes().iter().map(horus_transport::simulator::SimulatedNode::rpc_url).collect();
+        Self::over(Kind::Simulated(simulator), urls, false).await
     }
 
     pub(crate) async fn real(mesh: &Arc<RealMesh>) -> Self {
         let urls = mesh.daemons().into_iter().map(|daemon| daemon.url).collect();
-        Self::over(Kind::Real(Arc::clone(mesh)), urls).await
+        Self::over(Kind::Real(Arc::clone(mesh)), urls, true).await
     }
 
-    async fn over(kind: Kind, urls: Vec<String>) -> Self {
+    async fn over(kind: Kind, urls: Vec<String>, forward: bool) -> Self {
         let files = tempfile::tempdir().unwrap();
         let options = |node: usize| MeshOptions {
             daemon_url: urls[node].parse().unwrap(),
-            forward: Some(true),
+            forward: Some(forward),
             mode: TransportMode::Messages,
             trust: service::policy(&service::state(10).me),
             ..MeshOptions::new(files.path().join(node.to_string()))
@@ -80,7 +87,12 @@ impl World {
     pub(crate) async fn served(&self) {
         let callee = self.callee.as_ref().unwrap();
         until("the topic is served", || async {
-            callee.status().await.topics.iter().any(|topic| topic.state == ServiceState::Forwarded)
+            callee
+                .status()
+                .await
+                .topics
+                .iter()
+                .any(|topic| matches!(topic.state, ServiceState::Forwarded | ServiceState::Polled))
         })
         .await;
     }
