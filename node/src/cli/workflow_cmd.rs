@@ -119,18 +119,22 @@ async fn submit(args: &SubmitWorkflowArgs, wait: bool) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
+/// A step that waits for a supervisor for so long makes people ask why.
+const SAY_WHY: Duration = Duration::from_secs(3);
+
 /// Follows a workflow to its end; a coordinator that is away for a while does not end the watch.
 async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowView, Failure> {
     let mut progress = progress::Progress::new(session.json, workflow_id.to_string());
     let mut after_revision = Some(0);
     loop {
+        let poll = if progress.has_unsaid() { SAY_WHY } else { POLL };
         let params = WaitWorkflowParams {
             workflow_id: workflow_id.clone(),
             after_revision,
-            timeout_ms: u64::try_from(POLL.as_millis()).unwrap_or(u64::MAX),
+            timeout_ms: u64::try_from(poll.as_millis()).unwrap_or(u64::MAX),
             steps: Some(StepDetail::Active),
         };
-        let waited = session.rpc.call_with_timeout::<WaitWorkflow>(&params, POLL + Duration::from_secs(10)).await;
+        let waited = session.rpc.call_with_timeout::<WaitWorkflow>(&params, poll + Duration::from_secs(10)).await;
         let view = match waited {
             Ok(view) => view,
             Err(error) if progress.may_retry(&error) => {
@@ -139,7 +143,7 @@ async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowVi
             }
             Err(error) => return Err(session.failure(&error)),
         };
-        progress.show(&view);
+        progress.show(&view, after_revision == Some(view.revision));
         if view.status.is_final() {
             progress.finish();
             let params = WorkflowStatusParams { workflow_id, steps: Some(StepDetail::All) };

@@ -156,6 +156,16 @@ fn a_coordinator_shares_the_load_between_two_supervisors_and_heeds_their_labels(
     let later = scene.path("later.yaml");
     let step = "workflow:\n  name: later\n  steps:\n    - {id: only, runner: noop, payload: '', supervisor: zone=3}\n";
     std::fs::write(&later, step).unwrap();
+    let log = scene.dir.path().join("run.log");
+    let watched = Running::start(
+        Command::new(binary()).args(["workflow", "run", &later]).envs(me.env.clone()).stdin(Stdio::null()),
+        &log,
+    );
+    until("who watches it is told what it waits for", || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        said.contains("step only waits for a supervisor that matches `zone=3`").then_some(())
+    });
+    drop(watched);
     let id = me.run(&["workflow", "submit", &later, "--json"]).ok().json()["workflow_id"].as_str().unwrap().to_owned();
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(me.run(&["workflow", "status", &id, "--json"]).json()["status"], "running");

@@ -9,15 +9,26 @@ use horus_transport::{ErrorKind, RpcError};
 use indicatif::ProgressBar;
 
 use super::ORDER;
-use crate::{api::coordinator::WorkflowView, cli::client::spinner};
+use crate::{
+    api::coordinator::WorkflowView,
+    cli::{client::spinner, output::printable},
+};
 
 /// For so long a coordinator may be away before the watch gives up.
 const AWAY: Duration = Duration::from_secs(120);
+
+struct Waiting {
+    step: String,
+    what: String,
+    said: bool,
+}
 
 pub(super) struct Progress {
     bar: ProgressBar,
     lines: bool,
     last: String,
+    /// What a step waits for, and whether that was said.
+    waiting: Option<Waiting>,
     away_since: Option<Instant>,
 }
 
@@ -27,12 +38,18 @@ impl Progress {
             bar: spinner(json, id),
             lines: !json && !std::io::stderr().is_terminal(),
             last: String::new(),
+            waiting: None,
             away_since: None,
         }
     }
 
-    pub(super) fn show(&mut self, view: &WorkflowView) {
+    /// Shows how the workflow stands, and why steps wait if it stands still.
+    pub(super) fn show(&mut self, view: &WorkflowView, stands_still: bool) {
         self.away_since = None;
+        self.note(view);
+        if stands_still {
+            self.say_why();
+        }
         let total: u32 = view.counts.values().sum();
         let parts: Vec<String> = ORDER
             .iter()
@@ -45,6 +62,30 @@ impl Progress {
                 eprintln!("{text}");
             }
             self.last = text;
+        }
+    }
+
+    /// Whether a step waits for a supervisor and nobody was told why: a moment later it may be on its way.
+    pub(super) fn has_unsaid(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.said)
+    }
+
+    fn note(&mut self, view: &WorkflowView) {
+        let mut all = view.steps.iter().filter_map(|(id, step)| Some((id, step.waiting_for.as_ref()?)));
+        let Some((step, what)) = all.next() else {
+            self.waiting = None;
+            return;
+        };
+        if self.waiting.as_ref().is_none_or(|known| known.what != *what) {
+            self.waiting = Some(Waiting { step: step.to_string(), what: what.clone(), said: false });
+        }
+    }
+
+    fn say_why(&mut self) {
+        let Some(waiting) = &mut self.waiting else { return };
+        if !std::mem::replace(&mut waiting.said, true) {
+            let text = printable(&format!("step {} waits for {}", waiting.step, waiting.what));
+            if self.lines { eprintln!("{text}") } else { self.bar.println(text) }
         }
     }
 
