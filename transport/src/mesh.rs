@@ -5,7 +5,7 @@
 //! - Served: `serve` keeps a topic registered, `socket` reads what the daemon hands over, `answer` and
 //!   `ledger` turn a message into its reply, each request once.
 //! - Called: `carrier` finds the node, `route` the path, `lane` puts calls together into messages,
-//!   `exchange` sees one message through. `nudge` and `slot` get along with the daemon's timers.
+//!   `exchange` sees one message through, `places` bounds how many wait. `nudge` and `slot` get along with the daemon's timers.
 //! - `frame` is the wire form, `daemon` the daemon's API, `watch` notices its restarts.
 //! - `raw` uses the daemon plainly, to measure ours against.
 
@@ -20,6 +20,7 @@ mod ledger;
 mod nudge;
 mod path;
 mod peer;
+mod places;
 mod raw;
 mod route;
 mod serve;

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
+use super::places::{Places, Purpose};
 use super::slot::Slots;
 
 /// How long the daemon may take for anything that does not wait for the mesh.
@@ -27,13 +27,6 @@ const QUICK: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer that waits for a reply may come after the reply was due.
 const SLACK: Duration = Duration::from_secs(3);
-/// Calls that may wait for replies at a time: the daemon takes 100 calls in all, of all processes of
-/// the host.
-const WAITING: usize = 32;
-/// The same for long polls.
-const WAITING_LONG: usize = 48;
-/// With fewer places left than that, long polls must not take long.
-const SCARCE: usize = 8;
 /// How often a call is tried that the daemon has no room for.
 const TRIES: u32 = 6;
 
@@ -45,8 +38,7 @@ pub(super) struct Daemon {
     http1: Client,
     /// Whether the daemon (or what stands before it) knows HTTP/1 only.
     old: AtomicBool,
-    waiting: Semaphore,
-    waiting_long: Semaphore,
+    places: Places,
     pub(super) counts: Counts,
     pub(super) slots: Slots,
 }
@@ -168,8 +160,7 @@ impl Daemon {
             http2: client(true),
             http1: client(false),
             old: AtomicBool::new(false),
-            waiting: Semaphore::new(WAITING),
-            waiting_long: Semaphore::new(WAITING_LONG),
+            places: Places::new(),
             counts: Counts::default(),
             slots: Slots::new(),
         }
@@ -204,32 +195,31 @@ impl Daemon {
 
     /// Whether few more long polls may wait.
     pub(super) fn is_crowded(&self) -> bool {
-        self.waiting_long.available_permits() < SCARCE
+        self.places.is_crowded()
     }
 
-    /// Sends a message and waits so long for a reply, rounded up to seconds.
+    /// Sends a message, once there is a place for one of that purpose, and waits so long for a reply, rounded up to seconds. Pings share
+    /// the time that they are given.
     pub(super) async fn push(
         &self,
         ip: Ipv6Addr,
         topic: &str,
         payload: &[u8],
         wait: Duration,
-        long: bool,
+        purpose: Purpose,
     ) -> Result<Pushed, DaemonError> {
-        let places = if long { &self.waiting_long } else { &self.waiting };
-        self.push_within(places, ip, topic, payload, wait).await
+        let (_place, wait) = self.places.enter(purpose, wait).await;
+        self.push_at_once(ip, topic, payload, wait).await
     }
 
-    /// The same, with as many at a time as `places` has.
-    pub(super) async fn push_within(
+    /// The same, whatever else waits at the daemon.
+    pub(super) async fn push_at_once(
         &self,
-        places: &Semaphore,
         ip: Ipv6Addr,
         topic: &str,
         payload: &[u8],
         wait: Duration,
     ) -> Result<Pushed, DaemonError> {
-        let _place = places.acquire().await.expect("the semaphore is never closed");
         self.counts.sent.fetch_add(1, Ordering::Relaxed);
         let seconds = wait.as_millis().div_ceil(1000) as u64;
         let message = json!({"dst": {"ip": ip}, "topic": STANDARD.encode(topic), "payload": STANDARD.encode(payload)});

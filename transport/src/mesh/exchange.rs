@@ -18,6 +18,7 @@ use super::frame::{self, EntryHead, EntryState, ReplyHead, RequestHead};
 use super::lane::Lane;
 use super::nudge;
 use super::peer::{Core, Entry};
+use super::places::Purpose;
 use super::socket::call_local;
 use crate::error::{ErrorKind, RpcError};
 
@@ -130,7 +131,8 @@ impl Core {
         for n in 1..=nudges {
             tokio::spawn(Arc::clone(self).nudge(nudge::AFTER * n as u32));
         }
-        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL, lane == Lane::Long);
+        let purpose = if lane == Lane::Long { Purpose::Poll } else { Purpose::Call };
+        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL, purpose);
         tokio::pin!(push);
         let mut ask_at = now + self.patience(lane);
         let mut asking: Option<BoxFuture<'_, Probe>> = None;
@@ -294,7 +296,9 @@ impl Core {
         let entry = |n| EntryHead { n, len: 0, auth: None, wait_ms: 0, resume: true };
         let head = self.head(Duration::ZERO, false, numbers.into_iter().map(entry).collect());
         let message = frame::encode(&head, &[]);
-        match self.daemon.push(self.ip, &self.topic, &message, wait, wait > ASK).await {
+        // One that lies at the daemon for longer must not hold up the others.
+        let purpose = if wait > ASK { Purpose::Ping } else { Purpose::Probe };
+        match self.daemon.push(self.ip, &self.topic, &message, wait, purpose).await {
             Ok(Pushed::Reply(message)) => match self.read(&message) {
                 Ok(Heard::Reply(head, bodies)) => Probe::Reply(head, bodies),
                 Ok(Heard::Refused(e)) => Probe::Failed(e),
@@ -311,7 +315,7 @@ impl Core {
         }
     }
 
-    /// Asks whether the peer is there, which takes `wait` if it is not. The daemon goes on trying all the while, so that a
+    /// Asks whether the peer is there, which takes `wait` if it is not, or less while many others are asked. The daemon goes on trying all the while, so that a
     /// peer that comes back meanwhile is heard at once.
     pub(super) async fn ping(&self, wait: Duration) -> Result<Duration, RpcError> {
         self.until_linked(wait).await?;
@@ -334,7 +338,7 @@ impl Core {
         let head = RequestHead { nudge: true, ..self.head(nudge::PARK, false, Vec::new()) };
         let sent = self.nudges.sent();
         let message = frame::encode(&head, &[]);
-        let pushed = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, true).await;
+        let pushed = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, Purpose::Poll).await;
         let answer = pushed.map_err(RpcError::from).and_then(|pushed| match pushed {
             Pushed::Reply(message) => self.read(&message).map(|_| ()),
             Pushed::Id { .. } => Err(self.unreachable()),

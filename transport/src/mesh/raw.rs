@@ -75,7 +75,8 @@ impl RawCarrier {
         };
         let message = frame::encode(&head, &[request.body]);
         let wait = wait + Duration::from_secs(1);
-        match self.shared.daemon.push_within(&self.places, self.ip, &self.topic, &message, wait).await? {
+        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        match self.shared.daemon.push_at_once(self.ip, &self.topic, &message, wait).await? {
             Pushed::Reply(reply) if reply.src_ip == self.ip => read(&reply.payload),
             Pushed::Reply(reply) => {
                 let problem = format!("{} answered in the place of {}", reply.src_ip, self.ip);

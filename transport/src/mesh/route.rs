@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::path::{self, Path, PathKind, TransportMode};
 use super::peer::Outcome;
+use super::places::Counted;
 use crate::address::Address;
 use crate::carrier::Outbound;
 use crate::error::{ErrorKind, RpcError};
@@ -394,22 +395,6 @@ fn with_room(paths: Vec<Arc<Path>>, request: &Outbound) -> Vec<Arc<Path>> {
 fn overlay_ip(url: &Url) -> Option<Ipv6Addr> {
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
     host.parse().ok().filter(|ip| crate::address::is_overlay(*ip))
-}
-
-/// Counts a call for as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

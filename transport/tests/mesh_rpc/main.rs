@@ -19,6 +19,7 @@ mod frames;
 mod measure;
 mod paths;
 mod service;
+mod silent;
 mod world;
 
 use std::future::Future;

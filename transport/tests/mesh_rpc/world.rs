@@ -45,7 +45,12 @@ impl World {
     }
 
     pub(crate) async fn simulated_with(faults: Faults) -> Self {
-        let simulator = MeshSimulator::start(2, faults).await.unwrap();
+        Self::simulated_among(2, faults).await
+    }
+
+    /// On the first two hosts of a mesh of so many.
+    pub(crate) async fn simulated_among(hosts: usize, faults: Faults) -> Self {
+        let simulator = MeshSimulator::start(hosts, faults).await.unwrap();
         let urls = simulator.nodes().iter().map(horus_transport::simulator::SimulatedNode::rpc_url).collect();
         Self::over(Kind::Simulated(simulator), urls, true).await
     }
