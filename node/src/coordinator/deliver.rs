@@ -134,7 +134,8 @@ impl Courier {
             let error = match self.create(&batch).await {
                 Ok(()) => {
                     self.supervisor.answered();
-                    if told {
+                    // Before a restart somebody else may have told it so.
+                    if told || self.again {
                         self.tell(Message::Reached(steps));
                     }
                     self.watch(batch.jobs, None, false);
@@ -212,7 +213,7 @@ impl Courier {
             self.tell(Message::Refused { step: job.step, by: self.peer, error: as_job_error(error), certain });
         } else {
             // It may have it from an earlier call, and run it: admission comes first there, and its time may be over, or its policy another.
-            self.watch(vec![job], Some(&as_job_error(error)), told);
+            self.watch(vec![job], Some(&as_job_error(error)), told || self.again);
         }
         self.sign(jobs).pop()
     }

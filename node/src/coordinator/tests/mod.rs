@@ -5,6 +5,7 @@ mod ends;
 mod fake;
 mod redis;
 mod store;
+mod takeover;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -78,11 +79,15 @@ impl World {
     }
 
     async fn start_as(&self, n: u8) -> Node {
+        self.start_with(n, &self.redis.url()).await
+    }
+
+    async fn start_with(&self, n: u8, redis: &str) -> Node {
         let keys = self.directory.path().join(format!("keys{n}"));
         let keys = KeyDir::create(&keys, key(n), None, true).unwrap();
         let listen: Vec<SocketAddr> = vec!["127.0.0.1:0".parse().unwrap()];
         let trust = self.directory.path().join("trust.toml");
-        let options = CommonOptions::new(self.directory.path(), &trust, &self.redis.url(), listen);
+        let options = CommonOptions::new(self.directory.path(), &trust, redis, listen);
         let shutdown = Shutdown::new();
         let common = Common::with_keys(&keys, options, shutdown.clone()).unwrap();
         let config = CoordinatorConfig {

@@ -5,6 +5,7 @@ use horus_node::workflow::{Event, GRACE, Outcome, ReceiptPlace, State, StepAttem
 use horus_runners::job::{JobError, JobStatus};
 
 use super::{
+    Broken,
     drive::Drive,
     flow::{Flow, job_of, step_of},
     post::{Body, NewJob},
@@ -26,6 +27,8 @@ const PAUSE_MS: i64 = 200;
 pub(crate) struct Courier {
     site: usize,
     jobs: Vec<NewJob>,
+    /// They were sent before a restart.
+    again: bool,
     /// The site may have them already.
     sent_before: bool,
     told: bool,
@@ -60,9 +63,16 @@ pub(crate) struct Cancel {
     call: Option<(u64, i64)>,
 }
 
+impl Watched {
+    /// Its site has said that it has it, as far as the workflow was told.
+    pub(super) fn is_confirmed(&self) -> bool {
+        !self.told && self.doubted.is_none() && !self.refused
+    }
+}
+
 impl Courier {
     pub(crate) fn new(site: usize, jobs: Vec<NewJob>, again: bool, now: i64) -> Self {
-        Self { site, jobs, sent_before: again, told: false, began: now, next: now, call: None }
+        Self { site, jobs, again, sent_before: again, told: false, began: now, next: now, call: None }
     }
 
     fn steps(&self) -> Vec<StepAttempt> {
@@ -117,6 +127,10 @@ impl Drive {
     /// One thing that is due between it and the sites.
     pub(super) fn carry(&mut self, me: &mut Me, world: &mut World<'_>) {
         self.time_out(me, world.shared.at.mono);
+        if let Some(step) = self.is_unknown_in_vain() {
+            let job = job_of(&world.flows[self.flow].name, step);
+            return world.shared.breaks(format!("{job} is unknown, and its supervisor has said that it has it"));
+        }
         let now = world.shared.at.mono;
         let unwanted: Vec<StepAttempt> = self.watched.keys().filter(|step| !self.is_wanted(**step)).copied().collect();
         unwanted.iter().for_each(|step| _ = self.watched.remove(step));
@@ -234,7 +248,7 @@ impl Drive {
         if let Some(n) = self.couriers.iter().position(|courier| is_it(courier.call)) {
             let site = self.couriers[n].site;
             self.sight(me, site, &body, now);
-            self.delivered(me, n, body, now);
+            self.delivered(me, n, body, now, world.rule);
         } else if let Some(poll) = self.polls.remove(&call) {
             self.sight(me, poll.site, &body, now);
             match body {
@@ -271,13 +285,13 @@ impl Drive {
     }
 
     /// What became of a batch.
-    fn delivered(&mut self, me: &mut Me, n: usize, body: Body, now: i64) {
+    fn delivered(&mut self, me: &mut Me, n: usize, body: Body, now: i64, rule: Option<Broken>) {
         let sent_before = self.couriers[n].sent_before;
         match body {
             Body::Created(statuses) => {
                 let courier = self.couriers.remove(n);
                 let steps = courier.steps();
-                if courier.told {
+                if courier.told || (courier.again && rule != Some(Broken::LeavesUnknown)) {
                     self.inbox.push_back(Event::Reached { steps: steps.clone() });
                 }
                 let running = steps.iter().zip(statuses).filter(|(_, status)| status == "running");
@@ -305,7 +319,8 @@ impl Drive {
             }
             Body::Refused(place) => {
                 let courier = &mut self.couriers[n];
-                let (site, told, step) = (courier.site, courier.told, courier.jobs.remove(place).step);
+                let (site, told) = (courier.site, courier.told || courier.again);
+                let step = courier.jobs.remove(place).step;
                 (courier.call, courier.began) = (None, now);
                 if courier.jobs.is_empty() {
                     self.couriers.remove(n);

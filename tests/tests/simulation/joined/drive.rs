@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use horus_keys::Timestamp;
 use horus_node::workflow::{
-    Command, Event, Plan, Record, State, StepAttempt, StepIndex, Timer, WorkflowStatus, resume, still_wanted,
-    time_until,
+    Command, Event, Plan, Record, State, StepAttempt, StepIndex, StepStatus, Timer, WorkflowStatus, resume,
+    still_wanted, time_until,
 };
 use horus_tests::Chance;
 
@@ -369,6 +369,17 @@ impl Drive {
                 _ => {}
             }
         }
+    }
+
+    /// A step that counts as unknown, and would fail by its timer, although its site has said that it has it.
+    pub(super) fn is_unknown_in_vain(&self) -> Option<StepAttempt> {
+        let told = |step| {
+            let of_it = |event: &Event| matches!(event, Event::Reached { steps } if steps.contains(&step));
+            self.inbox.iter().any(of_it)
+        };
+        let confirmed = self.watched.iter().filter(|(_, watch)| watch.is_confirmed()).map(|(step, _)| *step);
+        let unknown = |step: &StepAttempt| self.state.step(step.0).status == StepStatus::Unknown;
+        confirmed.filter(unknown).find(|step| self.is_wanted(*step) && !told(*step))
     }
 
     pub(super) fn is_wanted(&self, step: StepAttempt) -> bool {

@@ -40,6 +40,8 @@ pub(crate) enum Broken {
     ForgetsJobs,
     /// A request to cancel is done as soon as a driver has heard it.
     ForgetsRequests,
+    /// What counted as unknown before a restart stays so although its supervisor confirms it.
+    LeavesUnknown,
 }
 
 fn run(seed: u64, server: &mut Server, tells: bool, rule: Option<Broken>) -> Ran {
@@ -84,11 +86,12 @@ fn a_seed_of_the_joined_simulation_replays_to_the_letter() {
 }
 
 /// Rules of the scripts and of what is around them; before each, a seed from which on it is soon noticed that it is broken.
-const RULES: [(u64, Result<Broken, Mutation>); 7] = [
+const RULES: [(u64, Result<Broken, Mutation>); 8] = [
     (0, Ok(Broken::TakesSecondResults)),
     (36, Ok(Broken::SendsFirst)),
     (0, Ok(Broken::ForgetsJobs)),
     (4, Ok(Broken::ForgetsRequests)),
+    (344, Ok(Broken::LeavesUnknown)),
     (1, Err(("append", "if known[3] .. ' ' .. known[1] ~= ARGV[1] then return 'FENCED' end", ""))),
     (4, Err(("append", "if known[2] == ARGV[3] then return 'DONE' end", ""))),
     (0, Err(("prelude", "started and job[6] ~= '1'", "false"))),
