@@ -58,6 +58,18 @@ impl Delivery {
     }
 }
 
+/// What happened to steps on their way so far. It stays with them when they go on in parts.
+#[derive(Clone, Copy)]
+struct Past {
+    /// The supervisor may have them.
+    sent: bool,
+    /// The workflow may count them as unknown.
+    unknown: bool,
+}
+
+/// Steps that are still to be brought there.
+type Rest = (Vec<Written>, Past);
+
 /// Takes batches to one supervisor.
 pub(super) struct Courier {
     shared: Arc<Shared>,
@@ -109,10 +121,10 @@ impl Courier {
     /// Sends a batch until it is accepted or refused, in parts if the supervisor has no room for the whole.
     async fn send(&self, batch: Batch) {
         let mut later = Vec::new();
-        self.send_one(batch, &mut later).await;
-        while let Some(jobs) = later.pop() {
+        self.send_one(batch, Past { sent: self.again, unknown: self.again }, &mut later).await;
+        while let Some((jobs, past)) = later.pop() {
             for batch in self.sign(jobs) {
-                self.send_one(batch, &mut later).await;
+                self.send_one(batch, past, &mut later).await;
             }
         }
     }
@@ -122,20 +134,17 @@ impl Courier {
     }
 
     /// What does not fit goes to `later`, if it may have to go to this very supervisor.
-    async fn send_one(&self, batch: Batch, later: &mut Vec<Vec<Written>>) {
+    async fn send_one(&self, batch: Batch, mut past: Past, later: &mut Vec<Rest>) {
         let mut batch = batch;
         let mut began = Instant::now();
         let mut told = false;
         let mut pause = PAUSES.0;
-        // Only what was never sent before is certainly not there when it is refused.
-        let mut sent_before = self.again;
         loop {
             let steps: Vec<StepAttempt> = batch.jobs.iter().map(|job| job.step).collect();
             let error = match self.create(&batch).await {
                 Ok(()) => {
                     self.supervisor.answered();
-                    // Before a restart somebody else may have told it so.
-                    if told || self.again {
+                    if past.unknown {
                         self.tell(Message::Reached(steps));
                     }
                     self.watch(batch.jobs, None, false);
@@ -150,19 +159,23 @@ impl Courier {
             if is_silence(&error) {
                 self.supervisor.silent(&error);
                 // It never left this machine: another supervisor may have it.
-                if !sent_before && error.get("sent") == Some(&false.into()) {
+                if !past.sent && error.get("sent") == Some(&false.into()) {
                     self.gave_back(steps.len());
                     self.tell(Message::Returned(steps));
                     return;
                 }
             } else {
                 self.supervisor.answered();
-                match self.judge(&batch, &error, sent_before) {
+                // Only what was never sent before is certainly not there when it is refused.
+                let (partly, before) = (is_partly_taken(&batch.jobs, &error), past);
+                past.sent |= partly;
+                match self.judge(&batch, &error, past.sent) {
                     Verdict::Again => {}
                     Verdict::Part(room) => {
                         let (fits, rest) = split(batch.jobs, &error, room);
-                        if sent_before {
-                            later.push(rest);
+                        // None of the kind that is full was taken.
+                        if before.sent {
+                            later.push((rest, before));
                         } else {
                             self.gave_back(rest.len());
                             self.tell(Message::Returned(rest.iter().map(|job| job.step).collect()));
@@ -173,8 +186,8 @@ impl Courier {
                     }
                     Verdict::Halves => {
                         let mut jobs = batch.jobs;
-                        later.push(jobs.split_off(jobs.len() / 2));
-                        later.push(jobs);
+                        later.push((jobs.split_off(jobs.len() / 2), past));
+                        later.push((jobs, past));
                         return;
                     }
                     Verdict::Over(message) => {
@@ -183,7 +196,7 @@ impl Courier {
                         return;
                     }
                     Verdict::Without(place) => {
-                        let left = self.without(batch, place, &error, (!sent_before, told));
+                        let left = self.without(batch, place, &error, before);
                         let Some(left) = left else { return };
                         batch = left;
                         began = Instant::now();
@@ -191,9 +204,9 @@ impl Courier {
                     }
                 }
             }
-            sent_before = true;
+            past.sent = true;
             if !told && began.elapsed() > super::pool::SILENCE {
-                told = true;
+                (told, past.unknown) = (true, true);
                 let reason =
                     format!("supervisor {} may have the step, but does not say so: {error}", self.supervisor.address);
                 self.tell(Message::Unreachable { steps, reason });
@@ -203,17 +216,17 @@ impl Courier {
         }
     }
 
-    /// The batch without the job that it was refused for, signed anew; `None` if that was all. Whether it certainly is not there, and whether
-    /// the workflow was told that nobody knows.
-    fn without(&self, batch: Batch, place: usize, error: &RpcError, (certain, told): (bool, bool)) -> Option<Batch> {
+    /// The batch without the job that it was refused for, signed anew; `None` if that was all.
+    fn without(&self, batch: Batch, place: usize, error: &RpcError, past: Past) -> Option<Batch> {
         let mut jobs = batch.jobs;
         let job = jobs.remove(place);
-        if certain {
+        if !past.sent {
             self.gave_back(1);
-            self.tell(Message::Refused { step: job.step, by: self.peer, error: as_job_error(error), certain });
+            let error = as_job_error(error);
+            self.tell(Message::Refused { step: job.step, by: self.peer, error, certain: true });
         } else {
             // It may have it from an earlier call, and run it: admission comes first there, and its time may be over, or its policy another.
-            self.watch(vec![job], Some(&as_job_error(error)), told || self.again);
+            self.watch(vec![job], Some(&as_job_error(error)), past.unknown);
         }
         self.sign(jobs).pop()
     }
@@ -296,6 +309,24 @@ enum Verdict {
 
 fn as_job_error(error: &RpcError) -> JobError {
     JobError::new(error.kind.as_str(), &error.message)
+}
+
+/// Whether some of the jobs may have been taken although the call was refused: kinds are queued one after the other in alphabetical
+/// order, and what a later one lacks need not have shown itself before the first was queued.
+fn is_partly_taken(jobs: &[Written], error: &RpcError) -> bool {
+    let by_the_queue = match error.kind {
+        ErrorKind::QueueFull | ErrorKind::IdConflict => true,
+        // Admission, which comes before the queues, names the job.
+        ErrorKind::WorkflowUnknown | ErrorKind::DelegationMismatch => error.get("index").is_none(),
+        _ => false,
+    };
+    let named = error.get("runner").and_then(|runner| runner.as_str());
+    let mut kinds = jobs.iter().map(|job| job.job.runner().as_str());
+    by_the_queue
+        && match named {
+            Some(named) => kinds.any(|kind| kind < named),
+            None => kinds.any(|kind| kind != jobs[0].job.runner().as_str()),
+        }
 }
 
 /// For how many jobs of the full kind there is room, if a part of the batch can go and a part cannot. A batch larger than a

@@ -49,8 +49,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Accepts the jobs of one batch. All jobs of one runner kind are accepted or none; a batch of several kinds is safe to push again after
-    /// an error, since jobs that were accepted before are found by their ids.
+    /// Accepts the jobs of one batch. All jobs of one runner kind are accepted or none, and the kinds come in alphabetical order: when one is
+    /// refused, those before it were accepted and those behind it were not (coordinators rely on that). A batch of several kinds is safe to
+    /// push again after an error, since jobs that were accepted before are found by their ids.
     ///
     /// `workflows` and `receipts` are the documents that the jobs refer to ([`Job::workflow`], [`Job::receipts`]); those stored already may be
     /// left out. When the call returns, everything is in Redis.

@@ -3,7 +3,7 @@
 //! `echo` gives its input, `text ...` a string, `fail CODE` fails, `flaky N` fails before attempt N, `slow MS` takes its time,
 //! `hold` goes on until it is cancelled.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub(crate) struct Trouble {
     pub(crate) forges: AtomicBool,
     /// It says `lost` of everything.
     pub(crate) loses: AtomicBool,
+    /// What it answers to the next calls that bring jobs: it takes those of these kinds, and refuses the call all the same.
+    pub(crate) refusals: Mutex<VecDeque<(&'static [&'static str], RpcError)>>,
 }
 
 #[derive(Clone)]
@@ -214,8 +216,12 @@ impl Fake {
                 now: Timestamp::now(),
             })
             .map_err(refused)?;
+        let planned = self.trouble.refusals.lock().unwrap().pop_front();
         let mut created = Vec::new();
         for job in jobs {
+            if planned.as_ref().is_some_and(|(takes, _)| !takes.contains(&job.id.runner().as_str())) {
+                continue;
+            }
             let mut held = self.jobs.lock().unwrap();
             if let Some(known) = held.get(&job.id) {
                 assert_eq!(known.spec, job.spec, "the same attempt came with another spec");
@@ -234,7 +240,10 @@ impl Fake {
             drop(held);
             tokio::spawn(Arc::clone(&self).execute(job));
         }
-        self.lost_answer(CreatedJobs { jobs: created })
+        match planned {
+            Some((_, refusal)) => Err(refusal),
+            None => self.lost_answer(CreatedJobs { jobs: created }),
+        }
     }
 
     async fn store(self: Arc<Self>, _: Caller, params: StoreDocumentsParams) -> Result<StoredDocuments, RpcError> {

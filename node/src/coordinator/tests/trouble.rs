@@ -271,3 +271,41 @@ async fn a_redis_that_has_lost_the_last_changes_is_gone_on_with() {
     let begun = world.supervisors[0].fake.begun.lock().unwrap().clone();
     assert!(begun.len() == 30 && begun.values().all(|n| *n == 1), "{begun:?}");
 }
+
+/// Four steps for two supervisors, of which the first refuses calls though it has taken some of what they brought. No step
+/// may run at both.
+async fn refused_in_part(refusals: Vec<(&'static [&'static str], RpcError)>) {
+    let world = World::new(2).await;
+    let node = world.start().await;
+    world.ready(&node).await;
+    let fakes: Vec<_> = world.supervisors.iter().map(|serving| Arc::clone(&serving.fake)).collect();
+    let planned = refusals.len();
+    fakes[0].trouble.refusals.lock().unwrap().extend(refusals);
+    let text = workflow(&["a noop slow 300", "b noop slow 300", "c sal slow 300", "d sal slow 300"]);
+    world.submit(&node, "part", &text).await;
+    let view = world.end(&node, "part").await;
+    assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
+    let left = fakes[0].trouble.refusals.lock().unwrap().len();
+    assert_eq!(left, 0, "of {planned} calls that it was to refuse");
+    let begun: Vec<_> = fakes.iter().flat_map(|fake| fake.begun.lock().unwrap().clone()).collect();
+    let jobs: std::collections::BTreeSet<String> = begun.iter().map(|(job, _)| job.to_string()).collect();
+    assert!(jobs.len() == 4 && begun.len() == 4 && begun.iter().all(|(_, n)| *n == 1), "{begun:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_supervisor_may_have_goes_to_no_other_when_its_batch_is_halved() {
+    let lost = RpcError::new(ErrorKind::RedisUnavailable, "the answer is lost");
+    let large = RpcError::new(ErrorKind::TooLarge, "too large for a message");
+    let unserved = |kind: &str| RpcError::new(ErrorKind::UnknownRunner, "no runner").with("runner", kind);
+    refused_in_part(vec![(&["noop", "sal"], lost), (&[], large), (&[], unserved("noop")), (&[], unserved("sal"))])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_supervisor_may_have_goes_to_no_other_when_it_had_room_for_another_kind_only() {
+    let full =
+        |kind: &str| RpcError::new(ErrorKind::QueueFull, "full").with("runner", kind).with("queued", 8).with("max", 8);
+    let unserved = RpcError::new(ErrorKind::UnknownRunner, "no runner");
+    // The kinds are looked at together, and queued one after the other: the second may have filled up meanwhile.
+    refused_in_part(vec![(&["noop"], full("sal")), (&[], unserved)]).await;
+}
