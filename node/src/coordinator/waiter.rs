@@ -40,7 +40,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The first pause after a failed poll, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// A job that is waited for. Dropping it gives its place at the supervisor back.
+/// A job that is waited for. It has a place at the supervisor, which whoever drops it gives back.
 pub(crate) struct Watch {
     /// The job.
     pub(crate) job: JobId,
@@ -164,10 +164,19 @@ async fn poll(supervisor: Arc<Supervisor>, watches: Vec<Watch>, wait: Duration) 
 impl Waiter {
     fn take(&mut self, watches: Vec<Watch>) {
         for watch in watches {
-            // The same job again replaces its watch, whose place is then given back.
-            if self.free.insert(watch.job.clone(), watch).is_some() {
+            // The same job again replaces its watch, whose place is then given back; but not if it comes late, from a workflow that was lost.
+            if !watch.is_wanted() || self.free.insert(watch.job.clone(), watch).is_some() {
                 self.gave_back(1);
             }
+        }
+    }
+
+    /// Takes a watch that a poll named. The workflow may have been taken up anew meanwhile, and wait for the job by another watch: that one
+    /// stays, and the old one, which nobody wants any more, gives its place back.
+    fn take_back(&mut self, watch: Watch) {
+        let is_old = !watch.is_wanted() || self.free.get(&watch.job).is_some_and(Watch::is_wanted);
+        if is_old || self.free.insert(watch.job.clone(), watch).is_some() {
+            self.gave_back(1);
         }
     }
 
@@ -250,7 +259,7 @@ impl Waiter {
                 // It would come again at once.
                 watch.doubted = Some(Instant::now() + PAUSES.1);
             }
-            self.free.insert(watch.job.clone(), watch);
+            self.take_back(watch);
         }
         if done == 0 {
             // The minute is over for the other polls too.
@@ -268,7 +277,7 @@ impl Waiter {
             return Duration::ZERO;
         }
         for watch in watches {
-            self.free.insert(watch.job.clone(), watch);
+            self.take_back(watch);
         }
         if is_silence(error) {
             self.supervisor.silent(error);
@@ -293,7 +302,7 @@ impl Waiter {
                 let lost = Arrived::without_receipt(watch.step, JobStatus::Lost, Some(problem));
                 let _ = watch.inbox.send(Message::Arrived(vec![lost]));
             } else {
-                self.free.insert(watch.job.clone(), watch);
+                self.take_back(watch);
             }
         }
     }
@@ -389,3 +398,6 @@ async fn check(verifier: &Verifier, watches: Vec<Watch>, waited: WaitedJobs) -> 
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
+
+#[cfg(test)]
+mod tests;
