@@ -5,6 +5,7 @@
 //! writes nothing. No wall clock has a say.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         // A round may wait for Redis: stopping must not. What it has begun, the next owner of that workflow takes up.
         tokio::select! {
             () = shared.shutdown.draining() => break,
+            // It may also be long, with many workflows to take over. In the same task: a process that stands still shows no life.
+            never = beat_on(&shared) => match never {},
             done = watchman.round() => {
                 if let Err(error) = done {
                     shared.redis_trouble(&error);
@@ -118,6 +121,17 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "could not sign off"),
         Err(_) => tracing::debug!("could not sign off: Redis does not answer"),
+    }
+}
+
+/// Shows life while a round lasts. Each round begins by doing so itself.
+async fn beat_on(shared: &Shared) -> Infallible {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        if let Err(error) = shared.store.beat(&shared.instance).await {
+            // The round meets it too, and says so.
+            tracing::debug!(%error, "no sign of life");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod doctor;
 mod ends;
 mod fake;
+mod life;
 mod redis;
 mod store;
 mod takeover;
