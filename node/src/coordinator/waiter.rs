@@ -66,6 +66,9 @@ impl Watch {
     }
 }
 
+/// Jobs to be waited for at that supervisor.
+pub(crate) type Given = (Arc<Supervisor>, Vec<Watch>);
+
 /// How a poll ended.
 struct Ended {
     watches: Vec<Watch>,
@@ -83,53 +86,15 @@ struct Waiter {
     began: Instant,
 }
 
-/// Waits for jobs until nobody can give it any more.
-pub(super) async fn run(
-    supervisor: Arc<Supervisor>,
-    pool: Arc<Pool>,
-    verifier: Verifier,
-    mut new: mpsc::UnboundedReceiver<Vec<Watch>>,
-) {
-    let mut waiter = Waiter { supervisor, pool, verifier, free: HashMap::new(), failures: 0, began: Instant::now() };
-    let mut polls = FuturesUnordered::new();
-    let mut in_polls = 0_usize;
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // When what is free is polled for; `None` while nothing is.
-    let mut next: Option<Instant> = None;
-    loop {
-        // Not by a timer if it is due: a timer waits for the next millisecond, and so would every step of a chain.
-        if next.is_some_and(|at| at <= Instant::now()) {
-            next = None;
-            for watches in waiter.batches() {
-                in_polls += watches.len();
-                polls.push(poll(Arc::clone(&waiter.supervisor), watches, waiter.wait(polls.len())));
-            }
-        }
-        let poll_at = next.unwrap_or_else(Instant::now);
-        tokio::select! {
-            watches = new.recv() => {
-                let Some(watches) = watches else { return };
-                waiter.take(watches);
-                while let Ok(watches) = new.try_recv() {
-                    waiter.take(watches);
-                }
-                next = Some(Instant::now());
-            }
-            Some(ended) = polls.next(), if !polls.is_empty() => {
-                let ended: Ended = ended;
-                in_polls -= ended.watches.len();
-                let pause = waiter.ended(ended).await;
-                let at = Instant::now() + pause;
-                next = Some(next.map_or(at, |planned| planned.min(at)));
-            }
-            () = tokio::time::sleep_until(poll_at), if next.is_some() => {}
-            _ = ticks.tick(), if in_polls > 0 || !waiter.free.is_empty() => {
-                if waiter.tick() && next.is_none() {
-                    next = Some(Instant::now());
-                }
-            }
-        }
+/// Waits for the jobs of one supervisor until nobody can give it any more.
+pub(super) async fn run(pool: Arc<Pool>, verifier: Verifier, mut new: mpsc::UnboundedReceiver<Given>) {
+    let began = Instant::now();
+    // The supervisor holds the sender. It is held here only while there is something to wait for: else neither would ever be freed.
+    while let Some((supervisor, watches)) = new.recv().await {
+        let (pool, verifier, free) = (Arc::clone(&pool), verifier.clone(), HashMap::new());
+        let mut waiter = Waiter { supervisor, pool, verifier, free, failures: 0, began };
+        waiter.take(watches);
+        waiter.work(&mut new).await;
     }
 }
 
@@ -162,6 +127,53 @@ async fn poll(supervisor: Arc<Supervisor>, watches: Vec<Watch>, wait: Duration) 
 }
 
 impl Waiter {
+    /// Waits until there is nothing left to wait for.
+    async fn work(&mut self, new: &mut mpsc::UnboundedReceiver<Given>) {
+        let mut polls = FuturesUnordered::new();
+        let mut in_polls = 0_usize;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // When what is free is polled for; `None` while nothing is.
+        let mut next = Some(Instant::now());
+        loop {
+            // Not by a timer if it is due: a timer waits for the next millisecond, and so would every step of a chain.
+            if next.is_some_and(|at| at <= Instant::now()) {
+                next = None;
+                for watches in self.batches() {
+                    in_polls += watches.len();
+                    polls.push(poll(Arc::clone(&self.supervisor), watches, self.wait(polls.len())));
+                }
+            }
+            if polls.is_empty() && self.free.is_empty() {
+                return;
+            }
+            let poll_at = next.unwrap_or_else(Instant::now);
+            tokio::select! {
+                given = new.recv() => {
+                    let Some((_, watches)) = given else { return };
+                    self.take(watches);
+                    while let Ok((_, watches)) = new.try_recv() {
+                        self.take(watches);
+                    }
+                    next = Some(Instant::now());
+                }
+                Some(ended) = polls.next(), if !polls.is_empty() => {
+                    let ended: Ended = ended;
+                    in_polls -= ended.watches.len();
+                    let pause = self.ended(ended).await;
+                    let at = Instant::now() + pause;
+                    next = Some(next.map_or(at, |planned| planned.min(at)));
+                }
+                () = tokio::time::sleep_until(poll_at), if next.is_some() => {}
+                _ = ticks.tick(), if in_polls > 0 || !self.free.is_empty() => {
+                    if self.tick() && next.is_none() {
+                        next = Some(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
     fn take(&mut self, watches: Vec<Watch>) {
         for watch in watches {
             // The same job again replaces its watch, whose place is then given back; but not if it comes late, from a workflow that was lost.

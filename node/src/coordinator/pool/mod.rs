@@ -70,7 +70,7 @@ impl Pool {
         let supervisor = Arc::new(Supervisor::new(address, client, given, watches));
         all.push(Arc::clone(&supervisor));
         drop(all);
-        tokio::spawn(waiter::run(Arc::clone(&supervisor), Arc::clone(self), self.verifier.clone(), inbox));
+        tokio::spawn(waiter::run(Arc::clone(self), self.verifier.clone(), inbox));
         tokio::spawn(care::look_after(Arc::clone(&supervisor), Arc::clone(self)));
         Ok(supervisor)
     }
@@ -237,5 +237,29 @@ impl Pool {
         all.retain(|known| !known.is_retired() || known.outstanding() > 0);
         all.sort_by_key(|known| !known.given);
         all.iter().map(|known| known.view()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use horus_keys::TrustPolicy;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_supervisor_that_has_gone_is_freed_once_nobody_waits_for_its_steps() {
+        let trust = Trust::new(TrustPolicy::parse("").unwrap());
+        let pool = Pool::new(ClientOptions::default(), trust.clone(), Verifier::new(trust), Shutdown::new());
+        // Nobody listens there.
+        let supervisor = pool.add(&"http://127.0.0.1:9".parse().unwrap(), false).unwrap();
+        let gone = Arc::downgrade(&supervisor);
+        supervisor.retire();
+        drop(supervisor);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while gone.strong_count() > 0 {
+            assert!(std::time::Instant::now() < deadline, "it is out of the list: {}", pool.all().is_empty());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(pool.all().is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use horus_keys::{PeerId, RunnerKind, Timestamp};
@@ -10,7 +10,7 @@ use horus_transport::{Address, RpcClient, RpcError};
 use tokio::sync::{Notify, mpsc};
 
 use crate::api::coordinator::{SupervisorState, SupervisorView};
-use crate::coordinator::waiter::Watch;
+use crate::coordinator::waiter::{Given, Watch};
 use crate::workflow::Selector;
 
 /// Most steps that one coordinator gives to one supervisor at a time. Those beyond wait in the coordinator, where they can
@@ -33,7 +33,7 @@ pub(crate) struct Supervisor {
     outstanding: AtomicU32,
     /// Whether it announced another address since, and is kept only until it has no steps at this one.
     retired: AtomicBool,
-    watches: mpsc::UnboundedSender<Vec<Watch>>,
+    watches: mpsc::UnboundedSender<Given>,
 }
 
 /// What is known of a supervisor now.
@@ -75,7 +75,7 @@ impl Supervisor {
         address: &Address,
         client: RpcClient,
         given: bool,
-        watches: mpsc::UnboundedSender<Vec<Watch>>,
+        watches: mpsc::UnboundedSender<Given>,
     ) -> Self {
         Self {
             address: address.to_string(),
@@ -251,9 +251,9 @@ impl Supervisor {
     }
 
     /// Waits for those jobs: their results go to their workflows.
-    pub(crate) fn watch(&self, watches: Vec<Watch>) {
-        // The waiter ends with the process only.
-        let _ = self.watches.send(watches);
+    pub(crate) fn watch(self: &Arc<Self>, watches: Vec<Watch>) {
+        // The waiter ends when nobody can call this any more.
+        let _ = self.watches.send((Arc::clone(self), watches));
     }
 
     /// As `list_supervisors` shows it.
