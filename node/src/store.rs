@@ -4,20 +4,18 @@
 //! Keys: `horus:nonce:<PeerId>:<nonce>`, gone when the signature's window has passed, `horus:probe:<PeerId>`,
 //! and `horus:registered`, the runners that an operator announced before they started.
 
-mod link;
-
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use horus_keys::{PeerId, RunnerKind};
+use horus_runners::link::Link;
 use horus_transport::{ErrorKind, NonceStore, RpcError};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, FromRedisValue, RedisError};
 use thiserror::Error;
 
 use crate::role::{Health, Shutdown};
-pub(crate) use link::Link;
 
 /// Hash of the runners that were registered by hand: name -> kind.
 const REGISTERED: &str = "horus:registered";

@@ -8,6 +8,7 @@ pub mod definition;
 pub mod executor;
 pub mod hero;
 pub mod job;
+pub mod link;
 pub mod noop;
 pub mod osiris;
 pub mod queue;

@@ -338,7 +338,7 @@ impl Driver {
 
     /// Nobody needs to wait any more for the jobs of steps that went on or ended.
     fn let_go(&mut self, state: &State, records: &[Record]) {
-        let mut look = |step: &StepAttempt| {
+        let look = |step: &StepAttempt| {
             let at = state.step(step.0);
             if self.out.get(&step.0).is_some_and(|out| !at.status.has_job() || at.attempt != out.attempt)
                 && let Some(out) = self.out.remove(&step.0)
@@ -349,13 +349,7 @@ impl Driver {
                 self.refused_by.remove(&step.0);
             }
         };
-        for record in records {
-            match &record.event {
-                Event::Finished { step, .. } | Event::Refused { step, .. } | Event::Woken { step, .. } => look(step),
-                Event::Returned { steps } | Event::Unreachable { steps, .. } => steps.iter().for_each(&mut look),
-                _ => {}
-            }
-        }
+        records.iter().flat_map(|record| record.event.may_let_go()).for_each(look);
     }
 }
 

@@ -113,6 +113,20 @@ pub enum Event {
     GraceOver,
 }
 
+impl Event {
+    /// The steps for whose jobs nobody may need to wait any more: they ended, went on to another attempt, or are not where they were sent.
+    #[must_use]
+    pub fn may_let_go(&self) -> &[StepAttempt] {
+        match self {
+            Self::Finished { step, .. } | Self::Refused { step, .. } | Self::Woken { step, .. } => {
+                std::slice::from_ref(step)
+            }
+            Self::Returned { steps } | Self::Unreachable { steps, .. } => steps,
+            _ => &[],
+        }
+    }
+}
+
 /// An event and when it happened: an entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {

@@ -209,7 +209,7 @@ impl Verifier {
     /// Whether a coordinator may send steps of that kind: what a supervisor asks that is to keep a workflow for it. `submit_by` has no say here.
     ///
     /// # Errors
-    /// `NOT_ALLOWED` or `UNTRUSTED_SIGNER` if the signer may not have such jobs executed, or if `coordinator` is not named; `EXPIRED` after `run_until`.
+    /// `NOT_ALLOWED` or `UNTRUSTED_SIGNER` if the signer may not have such jobs executed, or if `coordinator` is not named; `EXPIRED` after `run_until`, `TOO_LARGE` if that is too far ahead.
     pub fn check_delegation(
         &self,
         workflow: &SignedWorkflow,
@@ -223,11 +223,7 @@ impl Verifier {
             let message = format!("the workflow {} does not name you as one of its coordinators", submission.id);
             return Err(Refusal::new(RefusalKind::NotAllowed, message));
         }
-        if submission.run_until <= now {
-            let message = format!("the workflow {} was to run until {} at most", submission.id, submission.run_until);
-            return Err(Refusal::new(RefusalKind::Expired, message));
-        }
-        Ok(())
+        rules::window(submission.run_until, now)
     }
 
     /// Whether receipts are signed by a runner of one of their kinds: what a supervisor asks that is to keep them.

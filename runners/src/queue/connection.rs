@@ -1,75 +1,43 @@
-//! Connections to Redis, standalone or cluster.
+//! Connections to Redis of the queue.
 //!
-//! Commands share one multiplexed connection that reconnects by itself. What blocks, or listens, has a connection of its own: a blocking
-//! command on a shared one would stall everything behind it, and a blocking pop that the client gave up on still takes place.
+//! Commands share one multiplexed [`Link`]. What blocks, or listens, has a connection of its own: a blocking command on a shared one would
+//! stall everything behind it, and a blocking pop that the client gave up on still takes place.
 
 use std::{pin::pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
-    cluster::{ClusterClient, ClusterClientBuilder},
-    cluster_async::ClusterConnection,
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::ConnectionLike,
+    aio::MultiplexedConnection, cluster_async::ClusterConnection,
 };
 
 use super::{QueueError, scripts::Script};
+use crate::link::{CONNECT_TIMEOUT, Link, Place};
 
 /// How long `BLPOP` waits at the server.
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
 /// How long the client waits for a blocking command: clearly longer than the server blocks.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where Redis is, and the connection for commands. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    target: Target,
+    place: Place,
     link: Link,
 }
 
-#[derive(Clone)]
-enum Target {
-    Single(Box<Client>),
-    Cluster(Box<ClusterClient>, Vec<Client>),
-}
-
-#[derive(Clone)]
-pub(crate) enum Link {
-    Manager(Box<ConnectionManager>),
-    Multiplexed(MultiplexedConnection),
+/// A connection for blocking commands.
+pub(crate) enum Blocking {
+    Single(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl Link {
-    async fn command(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
-        let answer = match self {
-            Self::Manager(link) => link.req_packed_command(cmd).await,
-            Self::Multiplexed(link) => link.req_packed_command(cmd).await,
-            Self::Cluster(link) => link.req_packed_command(cmd).await,
-        }
-        .and_then(Value::extract_error);
-        if let (Self::Manager(link), Err(e)) = (self, &answer)
-            && e.code() == Some("READONLY")
-        {
-            // A primary that has become a replica keeps its connections, while its address already leads to the new primary. The manager
-            // connects anew only when it has lost its connection: so let it be lost.
-            let _ = link.req_packed_command(&redis::cmd("QUIT")).await;
-        }
-        answer
-    }
-
+impl Blocking {
+    /// Sends a command, and waits for its reply.
     pub(crate) async fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T, QueueError> {
-        let value = self.command(cmd).await?;
-        T::from_redis_value(value).map_err(|e| QueueError::corrupt(format_args!("reply to a command: {e}")))
-    }
-
-    /// Sends commands together, without a transaction. In a cluster their keys must share a hash tag.
-    pub(crate) async fn pipeline<T: FromRedisValue>(&mut self, pipeline: &redis::Pipeline) -> Result<T, QueueError> {
         Ok(match self {
-            Self::Manager(link) => pipeline.query_async(link.as_mut()).await,
-            Self::Multiplexed(link) => pipeline.query_async(link).await,
-            Self::Cluster(link) => pipeline.query_async(link).await,
+            Self::Single(link) => cmd.query_async(link).await,
+            Self::Cluster(link) => cmd.query_async(link).await,
         }?)
     }
 }
@@ -78,47 +46,23 @@ impl Connection {
     /// Connects. `redis://`, `rediss://`, `unix://` (and `redis+unix://`) name one server; `redis-cluster://host:port,host:port`
     /// (`rediss-cluster://` with TLS) name nodes of a cluster.
     pub(crate) async fn open(url: &str, response_timeout: Duration) -> Result<Self, QueueError> {
-        let cluster = ["redis", "rediss"].into_iter().find_map(|scheme| {
-            url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("-cluster://")).map(|rest| (scheme, rest))
-        });
-        let target = match cluster {
-            None => Target::Single(Box::new(client(url)?)),
-            Some((scheme, rest)) => {
-                let (auth, hosts) = rest.rsplit_once('@').map_or(("", rest), |(auth, hosts)| (auth, hosts));
-                let at = if auth.is_empty() { "" } else { "@" };
-                let urls: Vec<String> =
-                    hosts.trim_end_matches('/').split(',').map(|host| format!("{scheme}://{auth}{at}{host}")).collect();
-                let clients = urls.iter().map(|url| client(url)).collect::<Result<Vec<_>, _>>()?;
-                let cluster = ClusterClientBuilder::new(urls)
-                    .connection_timeout(CONNECT_TIMEOUT)
-                    .response_timeout(response_timeout)
-                    .build()
-                    .map_err(|e| bad_address(&e))?;
-                Target::Cluster(Box::new(cluster), clients)
-            }
-        };
-        let link = match &target {
-            Target::Single(client) => {
-                let config = ConnectionManagerConfig::new()
-                    .set_response_timeout(Some(response_timeout))
-                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_min_delay(Duration::from_millis(50))
-                    .set_max_delay(Duration::from_millis(500))
-                    .set_number_of_retries(2);
-                Link::Manager(Box::new(client.get_connection_manager_with_config(config).await?))
-            }
-            Target::Cluster(client, _) => Link::Cluster(client.get_async_connection().await?),
-        };
-        Ok(Self { target, link })
-    }
-
-    /// The shared connection for commands.
-    pub(crate) fn link(&self) -> Link {
-        self.link.clone()
+        let place = Place::parse(url, response_timeout).map_err(|e| bad_address(&e))?;
+        let link = place.link(response_timeout).await?;
+        Ok(Self { place, link })
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.target, Target::Cluster(..))
+        self.link.is_cluster()
+    }
+
+    /// Sends a command.
+    pub(crate) async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, QueueError> {
+        Ok(cmd.query_async(&mut self.link.clone()).await?)
+    }
+
+    /// Sends commands together, without a transaction. In a cluster their keys must share a hash tag.
+    pub(crate) async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, QueueError> {
+        Ok(pipeline.query_async(&mut self.link.clone()).await?)
     }
 
     /// Runs a script for the kind whose keys begin with `base`.
@@ -129,9 +73,13 @@ impl Connection {
         args: &Args,
     ) -> Result<T, QueueError> {
         let mut link = self.link.clone();
-        let value = match link.command(&args.command("EVALSHA", &script.sha1, base)).await {
+        let mut send = async |verb, script| {
+            let command = args.command(verb, script, base);
+            link.req_packed_command(&command).await.and_then(Value::extract_error)
+        };
+        let value = match send("EVALSHA", &script.sha1).await {
             // After a restart or failover the server does not know the script.
-            Err(e) if e.code() == Some("NOSCRIPT") => link.command(&args.command("EVAL", &script.code, base)).await,
+            Err(e) if e.code() == Some("NOSCRIPT") => send("EVAL", &script.code).await,
             other => other,
         }?;
         T::from_redis_value(value)
@@ -139,19 +87,19 @@ impl Connection {
     }
 
     /// A connection of its own for blocking commands.
-    pub(crate) async fn blocking(&self) -> Result<Link, QueueError> {
-        Ok(match &self.target {
-            Target::Single(client) => {
+    pub(crate) async fn blocking(&self) -> Result<Blocking, QueueError> {
+        Ok(match &self.place {
+            Place::Single(client) => {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(CONNECT_TIMEOUT))
                     .set_response_timeout(Some(BLOCK_TIMEOUT));
-                Link::Multiplexed(client.get_multiplexed_async_connection_with_config(&config).await?)
+                Blocking::Single(client.get_multiplexed_async_connection_with_config(&config).await?)
             }
-            Target::Cluster(client, _) => {
+            Place::Cluster(client, _) => {
                 let config = redis::cluster::ClusterConfig::new()
                     .set_connection_timeout(CONNECT_TIMEOUT)
                     .set_response_timeout(BLOCK_TIMEOUT);
-                Link::Cluster(client.get_async_connection_with_config(config).await?)
+                Blocking::Cluster(client.get_async_connection_with_config(config).await?)
             }
         })
     }
@@ -163,9 +111,9 @@ impl Connection {
         &self,
         channels: &[String],
     ) -> Result<impl Stream<Item = String> + Send + Unpin + use<>, QueueError> {
-        let clients = match &self.target {
-            Target::Single(client) => std::slice::from_ref(client.as_ref()),
-            Target::Cluster(_, clients) => clients,
+        let clients = match &self.place {
+            Place::Single(client) => std::slice::from_ref(client.as_ref()),
+            Place::Cluster(_, nodes) => nodes,
         };
         let mut last = QueueError::Unavailable("no node of the cluster is known".to_owned());
         for client in clients {
@@ -187,10 +135,6 @@ impl Connection {
         }
         Err(last)
     }
-}
-
-fn client(url: &str) -> Result<Client, QueueError> {
-    Client::open(url).map_err(|e| bad_address(&e))
 }
 
 fn bad_address(error: &RedisError) -> QueueError {

@@ -98,13 +98,13 @@ impl Queue {
             for id in chunk {
                 pipeline.cmd("HGET").arg(keys::key(kind, &format!("job:{id}"))).arg("batch");
             }
-            let found: Vec<Option<String>> = self.connection.link().pipeline(&pipeline).await?;
+            let found: Vec<Option<String>> = self.connection.pipeline(&pipeline).await?;
             used.extend(found.into_iter().flatten());
         }
         for digest in batches.difference(&used) {
             let mut get = redis::cmd("HGET");
             get.arg(keys::key(kind, &format!("batch:{digest}"))).arg("refs");
-            let refs: Option<i64> = self.connection.link().query(&get).await?;
+            let refs: Option<i64> = self.connection.query(&get).await?;
             let Some(refs) = refs else { continue };
             // A job of it may have moved from list to list between the looks: only one that nobody ever took is certain.
             let busy = self.depth_total(kind).await? > 0;
@@ -122,7 +122,7 @@ impl Queue {
     }
 
     async fn check_wake(&self, kind: &RunnerKind) -> Result<Vec<Finding>, QueueError> {
-        let length: i64 = self.connection.link().query(redis::cmd("LLEN").arg(keys::key(kind, "wake"))).await?;
+        let length: i64 = self.connection.query(redis::cmd("LLEN").arg(keys::key(kind, "wake"))).await?;
         Ok(if length > 1 {
             let problem = format!("has {length} elements, and should have at most one");
             vec![Finding { runner: kind.clone(), about: "wake".to_owned(), problem }]
@@ -171,7 +171,7 @@ impl Queue {
                 scan.arg(key);
             }
             scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1000);
-            let (next, values): (String, Vec<Value>) = self.connection.link().query(&scan).await?;
+            let (next, values): (String, Vec<Value>) = self.connection.query(&scan).await?;
             into.extend(values.iter().filter_map(text).map(str::to_owned));
             if next == "0" {
                 return Ok(());

@@ -6,7 +6,7 @@ use horus_keys::{Digest, Envelope, PeerId, RunnerKind, Timestamp};
 
 use super::{
     Queue, QueueError,
-    connection::{Args, BLOCK, Link},
+    connection::{Args, BLOCK, Blocking},
     keys::{self, Document},
     logs::cancel_channel,
     scripts,
@@ -334,7 +334,7 @@ impl Lease {
 
 /// Waits for jobs on a connection of its own.
 pub(crate) struct Waiter {
-    link: Link,
+    link: Blocking,
     wake: String,
 }
 

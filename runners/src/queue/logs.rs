@@ -61,7 +61,7 @@ impl Queue {
             .arg("COUNT")
             .arg(limit.clamp(1, PAGE));
         let (job, oldest, entries): (Vec<Option<String>>, Vec<Value>, Vec<Value>) =
-            self.connection.link().pipeline(&pipeline).await?;
+            self.connection.pipeline(&pipeline).await?;
         if job.first().is_none_or(Option::is_none) {
             return Ok(None);
         }

@@ -106,7 +106,6 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Address`], [`QueueError::Unavailable`] if there is no server, [`QueueError::Unsupported`] if it is older than Redis 7.
     pub async fn connect(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
-        crate::tls::choose_provider();
         let connection = Connection::open(url, options.response_timeout).await?;
         let queue = Self {
             connection,
@@ -129,14 +128,14 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn ping(&self) -> Result<(), QueueError> {
-        self.connection.link().query::<redis::Value>(&redis::cmd("PING")).await.map(drop)
+        self.connection.query::<redis::Value>(&redis::cmd("PING")).await.map(drop)
     }
 
     async fn check_version(&self) -> Result<(), QueueError> {
         if self.connection.is_cluster() {
             return self.ping().await;
         }
-        let info: String = self.connection.link().query(redis::cmd("INFO").arg("server")).await?;
+        let info: String = self.connection.query(redis::cmd("INFO").arg("server")).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let version = field("redis_version:").unwrap_or("");
         let major: u32 = version.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -168,7 +167,7 @@ impl Queue {
     }
 
     async fn kinds_in(&self, set: &str) -> Result<Vec<RunnerKind>, QueueError> {
-        let names: Vec<String> = self.connection.link().query(redis::cmd("SMEMBERS").arg(set)).await?;
+        let names: Vec<String> = self.connection.query(redis::cmd("SMEMBERS").arg(set)).await?;
         let mut kinds: Vec<RunnerKind> = names.iter().filter_map(|name| name.parse().ok()).collect();
         kinds.sort();
         Ok(kinds)
@@ -193,6 +192,6 @@ impl Queue {
     async fn enter_kind(&self, how: &str, set: &str, kind: &RunnerKind) -> Result<(), QueueError> {
         let mut change: Cmd = redis::cmd(how);
         change.arg(set).arg(kind.as_str());
-        self.connection.link().query::<i64>(&change).await.map(drop)
+        self.connection.query::<i64>(&change).await.map(drop)
     }
 }

@@ -228,7 +228,7 @@ impl Queue {
     pub(crate) async fn document(&self, kind: &RunnerKind, document: Document) -> Result<Option<String>, QueueError> {
         let mut get = redis::cmd("HGET");
         get.arg(keys::key(kind, &document.name())).arg("envelope");
-        self.connection.link().query(&get).await
+        self.connection.query(&get).await
     }
 }
 

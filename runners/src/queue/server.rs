@@ -25,14 +25,14 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Unavailable`]
     pub async fn server(&self) -> Result<ServerFacts, QueueError> {
-        let mut link = self.connection.link();
-        let info: String = link.query(&redis::cmd("INFO")).await?;
+        let info: String = self.connection.query(&redis::cmd("INFO")).await?;
         let field = |name: &str| {
             info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|v| v.trim().to_owned())
         };
         let valkey = field("valkey_version");
         // A server can be set up so that it hides its configuration: then this is not known.
-        let fsync: Result<Vec<String>, _> = link.query(redis::cmd("CONFIG").arg("GET").arg("appendfsync")).await;
+        let fsync: Result<Vec<String>, _> =
+            self.connection.query(redis::cmd("CONFIG").arg("GET").arg("appendfsync")).await;
         Ok(ServerFacts {
             server: if valkey.is_some() { "valkey" } else { "redis" }.to_owned(),
             version: valkey.or_else(|| field("redis_version")).unwrap_or_default(),

@@ -23,10 +23,10 @@ use std::time::Duration;
 
 use horus_keys::{Digest, PeerId, Timestamp};
 use horus_runners::job::WorkflowId;
+use horus_runners::link::Link;
 use redis::RedisError;
 use thiserror::Error;
 
-use crate::store::Link;
 use crate::workflow::WorkflowStatus;
 
 pub(crate) use index::Listed;

@@ -353,7 +353,7 @@ impl Drive {
 
     /// Nobody needs to wait any more for the jobs of steps that went on or ended.
     fn let_go(&mut self, records: &[Record]) {
-        let mut look = |step: &StepAttempt| {
+        let look = |step: &StepAttempt| {
             let at = self.state.step(step.0);
             if self.out.get(&step.0).is_some_and(|out| !at.status.has_job() || at.attempt != *out) {
                 self.out.remove(&step.0);
@@ -362,13 +362,7 @@ impl Drive {
                 self.refused_by.remove(&step.0);
             }
         };
-        for record in records {
-            match &record.event {
-                Event::Finished { step, .. } | Event::Refused { step, .. } | Event::Woken { step, .. } => look(step),
-                Event::Returned { steps } | Event::Unreachable { steps, .. } => steps.iter().for_each(&mut look),
-                _ => {}
-            }
-        }
+        records.iter().flat_map(|record| record.event.may_let_go()).for_each(look);
     }
 
     /// A step that counts as unknown, and would fail by its timer, although its site has said that it has it.
