@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::carrier::{Carrier, Outbound};
-use crate::error::{ErrorKind, RpcError};
+use crate::carrier::{Carrier, Outbound, Sendings};
+use crate::error::{ErrorKind, RpcError, SENT};
 use crate::mesh::NodeStatus;
 use crate::method::{Method, NoParams};
 use crate::node_info::{GetNodeInfo, VerifiedNode};
@@ -121,8 +121,8 @@ impl RpcClient {
         params: &M::Params,
         timeout: Duration,
     ) -> Result<M::Result, RpcError> {
-        let reply = self.single(&Call::new::<M>(params)?, timeout).await?;
-        let result = call::read_single(&reply)?;
+        let (reply, sendings) = self.single(&Call::new::<M>(params)?, timeout).await?;
+        let result = call::read_single(&reply).map_err(|e| e.of_one_sending(sendings))?;
         decode::<M>(result)
     }
 
@@ -132,8 +132,8 @@ impl RpcClient {
     /// # Errors
     /// As [`RpcClient::call`].
     pub async fn call_raw<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<Box<RawValue>, RpcError> {
-        let reply = self.single(&Call::raw(method, params)?, self.0.options.timeout).await?;
-        call::read_single(&reply).map(ToOwned::to_owned)
+        let (reply, sendings) = self.single(&Call::raw(method, params)?, self.0.options.timeout).await?;
+        call::read_single(&reply).map(ToOwned::to_owned).map_err(|e| e.of_one_sending(sendings))
     }
 
     /// Makes several calls in one request, under one signature. At most 256. The replies stand in the
@@ -160,8 +160,10 @@ impl RpcClient {
         let sign = calls.iter().any(|call| call.sign);
         let long_poll = calls.iter().any(|call| call.long_poll);
         let deadline = Instant::now() + timeout;
-        let reply = self.exchange(body.into(), sign, long_poll, deadline).await?;
-        call::read_batch(&reply.ok_or_else(empty)?, calls.len())
+        let (reply, sendings) = self.exchange(body.into(), sign, long_poll, deadline).await?;
+        let results = reply.ok_or_else(empty).and_then(|reply| call::read_batch(&reply, calls.len()));
+        let of_one = |e: RpcError| e.of_one_sending(sendings);
+        Ok(results.map_err(of_one)?.into_iter().map(|result| result.map_err(of_one)).collect())
     }
 
     /// Sends a call that gets no reply.
@@ -173,8 +175,8 @@ impl RpcClient {
         call.write(&mut body, None);
         let deadline = Instant::now() + self.0.options.timeout;
         match self.exchange(body.into(), call.sign, call.long_poll, deadline).await? {
-            None => Ok(()),
-            Some(reply) => call::read_single(&reply).map(|_| ()),
+            (None, _) => Ok(()),
+            (Some(reply), sendings) => call::read_single(&reply).map(|_| ()).map_err(|e| e.of_one_sending(sendings)),
         }
     }
 
@@ -205,7 +207,7 @@ impl RpcClient {
         let call = Call::new::<GetNodeInfo>(&NoParams {})?;
         let mut body = Vec::new();
         call.write(&mut body, Some(0));
-        let reply = self.send(body.into(), None, false, deadline).await?.ok_or_else(empty)?;
+        let reply = self.send(body.into(), None, false, deadline, Sendings::default()).await?.ok_or_else(empty)?;
         let info = decode::<GetNodeInfo>(call::read_single(&reply)?)?;
         let node = Arc::new(info.verify(self.0.address.pin(), Timestamp::now())?);
         *self.0.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&node));
@@ -221,31 +223,51 @@ impl RpcClient {
         *self.0.node.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn single(&self, call: &Call, timeout: Duration) -> Result<Bytes, RpcError> {
+    /// The reply, and how often the call was sent.
+    async fn single(&self, call: &Call, timeout: Duration) -> Result<(Bytes, u32), RpcError> {
         let mut body = Vec::with_capacity(call.params.get().len() + call.method.len() + 64);
         call.write(&mut body, Some(0));
         let deadline = Instant::now() + timeout;
-        self.exchange(body.into(), call.sign, call.long_poll, deadline).await?.ok_or_else(empty)
+        let (reply, sendings) = self.exchange(body.into(), call.sign, call.long_poll, deadline).await?;
+        Ok((reply.ok_or_else(empty)?, sendings))
     }
 
-    /// Signs if it should, sends, and signs anew once if the signature was for another node or was
-    /// used up.
+    /// Takes a request to the node, and counts how often it was sent.
     async fn exchange(
         &self,
         body: Bytes,
         sign: bool,
         long_poll: bool,
         deadline: Instant,
+    ) -> Result<(Option<Bytes>, u32), RpcError> {
+        let sendings = Sendings::default();
+        let outcome = self.exchange_signed(body, sign, long_poll, deadline, &sendings).await;
+        let count = sendings.close();
+        match outcome {
+            Ok(reply) => Ok((reply, count)),
+            Err(e) => Err(e.with(SENT, count > 0)),
+        }
+    }
+
+    /// Signs if it should, sends, and signs anew once if the signature was for another node or was
+    /// used up.
+    async fn exchange_signed(
+        &self,
+        body: Bytes,
+        sign: bool,
+        long_poll: bool,
+        deadline: Instant,
+        sendings: &Sendings,
     ) -> Result<Option<Bytes>, RpcError> {
         let identity = self.identity().filter(|_| sign);
         if identity.is_none() && self.0.address.pin().is_some() {
             self.node_by(deadline).await?;
         }
         let Some(identity) = identity else {
-            return self.send(body, None, long_poll, deadline).await;
+            return self.send(body, None, long_poll, deadline, sendings.clone()).await;
         };
         let authorization = self.authorize(identity, &body, deadline).await?;
-        let reply = self.send(body.clone(), authorization, long_poll, deadline).await?;
+        let reply = self.send(body.clone(), authorization, long_poll, deadline, sendings.clone()).await?;
         let again = match refusal_reason(reply.as_ref()).as_deref() {
             // The node has another key now than the one it proved before.
             Some("audience") => {
@@ -259,7 +281,7 @@ impl RpcClient {
             return Ok(reply);
         }
         let authorization = self.authorize(identity, &body, deadline).await?;
-        self.send(body, authorization, long_poll, deadline).await
+        self.send(body, authorization, long_poll, deadline, sendings.clone()).await
     }
 
     async fn authorize(
@@ -287,8 +309,9 @@ impl RpcClient {
         authorization: Option<String>,
         long_poll: bool,
         deadline: Instant,
+        sendings: Sendings,
     ) -> Result<Option<Bytes>, RpcError> {
-        self.0.carrier.send(Outbound { body, authorization, deadline, long_poll }).await
+        self.0.carrier.send(Outbound { body, authorization, deadline, long_poll, sendings }).await
     }
 }
 

@@ -6,6 +6,9 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+/// The member of `data` that says whether the call may be at the node although it failed, see [`RpcError::was_sent`].
+pub(crate) const SENT: &str = "sent";
+
 /// No message of an error is longer on the wire, in bytes; what is beyond is cut off.
 const MAX_MESSAGE: usize = 16 * 1024;
 
@@ -161,6 +164,24 @@ impl RpcError {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.data.as_ref()?.get(name)
+    }
+
+    /// Whether the call may be at the node although it failed with this. A client says so of every call that was not answered, and of one
+    /// that was answered by an error after it had been sent more than once: the answer is to one of the sendings, and another may have been
+    /// accepted, or may be under way still. `None`: it was sent once, and this is the answer.
+    #[must_use]
+    pub fn was_sent(&self) -> Option<bool> {
+        self.get(SENT)?.as_bool()
+    }
+
+    /// The node's answer to one of so many sendings. How many there were, the node cannot know.
+    pub(crate) fn of_one_sending(mut self, sendings: u32) -> Self {
+        if sendings > 1 {
+            return self.with(SENT, true);
+        }
+        self.data = self.data.filter(|data| data.keys().any(|name| name != SENT));
+        self.data.as_mut().map(|data| data.remove(SENT));
+        self
     }
 
     /// A fault of this node. `cause` goes to the log only; the caller gets a reference to find it by.

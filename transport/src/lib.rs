@@ -40,7 +40,7 @@ pub use address::{Address, AddressError, Host, is_overlay};
 pub use auth::Security;
 #[cfg(feature = "baseline")]
 pub use baseline::Baseline;
-pub use carrier::{Carrier, CarrierFactory, Outbound};
+pub use carrier::{Carrier, CarrierFactory, Outbound, Sendings};
 pub use client::{Call, ClientOptions, RpcClient, decode};
 pub use dispatch::Dispatcher;
 pub use error::{ErrorKind, RpcError};

@@ -65,19 +65,23 @@ impl HttpCarrier {
             let value = HeaderValue::try_from(authorization).map_err(RpcError::internal)?;
             headers.insert(AUTHORIZATION, value);
         }
-        let post = || {
+        let post = async || {
+            request.sendings.begin()?;
             let post = self.client.post(self.url.clone()).headers(headers.clone());
-            post.body(request.body.clone()).send()
+            let sent = post.body(request.body.clone()).send().await;
+            if sent.as_ref().is_err_and(reqwest::Error::is_connect) {
+                // No connection came about, so that the node certainly has not got the request.
+                request.sendings.undo();
+            }
+            Ok::<_, RpcError>(sent)
         };
-        let response = match post().await {
+        let sent = match post().await? {
             // The connection closed while it idled in the pool, or the node went away: both look the
             // same. A second try is safe, see `Carrier`.
-            Err(e) if e.is_request() && !e.is_connect() && !e.is_timeout() => post().await.map_err(|e| self.failed(&e)),
-            // No connection came about, so that the node certainly has not got the request.
-            Err(e) if e.is_connect() => Err(self.failed(&e).with("sent", false)),
-            other => other.map_err(|e| self.failed(&e)),
+            Err(e) if e.is_request() && !e.is_connect() && !e.is_timeout() => post().await?,
+            other => other,
         };
-        let response = response?;
+        let response = sent.map_err(|e| self.failed(&e))?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
             return Ok(None);

@@ -84,7 +84,12 @@ impl Core {
                     }
                     None
                 }
-                Ok(Heard::Refused(error)) => Some(error),
+                Ok(Heard::Refused(error)) => {
+                    // A node that says so has taken nothing of the message.
+                    let is_node = error.kind != ErrorKind::InvalidReply;
+                    batch.iter().filter(|entry| is_node && entry.fresh).for_each(|entry| entry.sendings.undo());
+                    Some(error)
+                }
                 Ok(Heard::Lost) => None,
                 Err(error) if error.kind == ErrorKind::DaemonDown && attempt < ATTEMPTS => {
                     self.watcher.look();
@@ -93,7 +98,7 @@ impl Core {
                 }
                 Err(error) => Some(error),
             };
-            let given_up = (attempt >= ATTEMPTS).then(|| self.given_up());
+            let given_up = (attempt >= ATTEMPTS && !batch.is_empty()).then(|| self.given_up());
             if let Some(error) = error.or(given_up) {
                 if error.kind == ErrorKind::PeerUnreachable {
                     self.gone.send_replace(Some(error.clone()));
@@ -116,12 +121,17 @@ impl Core {
     /// Sends the batch once.
     async fn once(self: &Arc<Self>, batch: &mut Vec<Entry>, lane: Lane, alone: bool) -> Result<Heard, RpcError> {
         self.until_linked(QUIET + FIRST_ASK).await?;
+        // Whoever gave up meanwhile was told that the call had not left.
+        batch.retain(|entry| entry.sent || entry.sendings.begin().is_ok());
+        if batch.is_empty() {
+            return Ok(Heard::Lost);
+        }
         let now = Instant::now();
         let longest = batch.iter().map(|entry| entry.deadline).max().unwrap_or(now);
         let crowded = lane == Lane::Long && self.daemon.is_crowded();
         let hold = longest.saturating_duration_since(now).min(if crowded { CROWDED_HOLD } else { MAX_HOLD });
         let message = self.message(batch, hold, lane == Lane::Long);
-        batch.iter_mut().for_each(|entry| entry.sent = true);
+        batch.iter_mut().for_each(|entry| entry.fresh = !std::mem::replace(&mut entry.sent, true));
         if self.is_own() {
             return self.local(&message, now + hold + TRAVEL).await;
         }

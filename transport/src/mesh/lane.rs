@@ -243,7 +243,8 @@ mod tests {
         let (reply, outcome) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_secs(5);
         let body = Bytes::from(vec![b' '; len]);
-        (Entry { n, body, authorization: None, deadline, sent: false, reply }, outcome)
+        let sendings = crate::carrier::Sendings::default();
+        (Entry { n, body, authorization: None, deadline, sent: false, fresh: false, sendings, reply }, outcome)
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::frame::{ENTRY_OVERHEAD, HEAD_OVERHEAD, MAX_MESSAGE};
 use super::lane;
 use super::nudge::Nudges;
 use super::watch::Watcher;
-use crate::carrier::Outbound;
+use crate::carrier::{Outbound, Sendings};
 use crate::error::{ErrorKind, RpcError};
 
 /// Calls that wait to be sent to one peer, for each lane.
@@ -34,6 +34,9 @@ pub(super) struct Entry {
     pub(super) deadline: Instant,
     /// Whether it was sent with its body, and need not be again.
     pub(super) sent: bool,
+    /// Whether the latest message brought the body.
+    pub(super) fresh: bool,
+    pub(super) sendings: Sendings,
     pub(super) reply: oneshot::Sender<Outcome>,
 }
 
@@ -130,8 +133,8 @@ impl Peer {
         }
         let (reply, outcome) = oneshot::channel();
         let n = self.core.numbers.fetch_add(1, Ordering::Relaxed);
-        let Outbound { body, authorization, deadline, long_poll } = request;
-        let entry = Entry { n, body, authorization, deadline, sent: false, reply };
+        let Outbound { body, authorization, deadline, long_poll, sendings } = request;
+        let entry = Entry { n, body, authorization, deadline, sent: false, fresh: false, sendings, reply };
         let lane = if long_poll { &self.long } else { &self.normal };
         if lane.try_send(entry).is_err() {
             let message = format!("{MAX_QUEUE} calls wait for {} already: call it less at once", self.core);

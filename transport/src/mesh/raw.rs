@@ -76,6 +76,7 @@ impl RawCarrier {
         let message = frame::encode(&head, &[request.body]);
         let wait = wait + Duration::from_secs(1);
         let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        request.sendings.begin()?;
         match self.shared.daemon.push_at_once(self.ip, &self.topic, &message, wait).await? {
             Pushed::Reply(reply) if reply.src_ip == self.ip => read(&reply.payload),
             Pushed::Reply(reply) => {

@@ -43,8 +43,8 @@ pub(super) struct Target {
 enum Attempt {
     /// The caller has its answer.
     Done(Outcome),
-    /// The path failed: another one may do better. Whether the node may have got the request all the same.
-    Failed(RpcError, bool),
+    /// The path failed: another one may do better.
+    Failed(RpcError),
 }
 
 /// The paths to one node.
@@ -188,7 +188,7 @@ impl Route {
             // All failed a moment ago: the caller still wants to be told how it is now.
             rest = paths.into();
         }
-        let (mut last, mut may_be_there): (Option<RpcError>, bool) = (None, false);
+        let mut last: Option<RpcError> = None;
         let mut attempts = FuturesUnordered::new();
         let doubt = Arc::new(Notify::new());
         loop {
@@ -201,12 +201,7 @@ impl Route {
                 () = doubt.notified(), if !rest.is_empty() => continue,
             };
             match outcome {
-                None => {
-                    let error = last.unwrap_or_else(|| self.no_path());
-                    // That it did not leave by the last path says nothing about the others.
-                    let denies = may_be_there && error.get("sent").is_some();
-                    return Err(if denies { error.with("sent", true) } else { error });
-                }
+                None => return Err(last.unwrap_or_else(|| self.no_path())),
                 Some(Attempt::Done(outcome)) => {
                     if !attempts.is_empty() {
                         // What is wrong with the others is still worth knowing.
@@ -215,10 +210,7 @@ impl Route {
                     return outcome;
                 }
                 // The first failure is of the preferred path, but the last one says the most.
-                Some(Attempt::Failed(error, there)) => {
-                    may_be_there |= there;
-                    last = Some(error);
-                }
+                Some(Attempt::Failed(error)) => last = Some(error),
             }
             if Instant::now() >= request.deadline {
                 rest.clear();
@@ -237,7 +229,7 @@ impl Route {
         if path.needs_probe()
             && let Err(e) = self.try_out(&path, if is_last { None } else { Some(TRY) }).await
         {
-            return Attempt::Failed(e, false);
+            return Attempt::Failed(e);
         }
         let begin = Instant::now();
         match path.send(request.clone(), &doubt).await {
@@ -252,8 +244,7 @@ impl Route {
                 tracing::debug!(path = %path.kind, ip = %self.target.ip, "{e}");
                 path.set_down(&e);
                 self.tend();
-                let may_be_there = e.get("sent") != Some(&false.into());
-                Attempt::Failed(e, may_be_there)
+                Attempt::Failed(e)
             }
             Err(e) => Attempt::Done(Err(e)),
         }

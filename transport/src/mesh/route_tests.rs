@@ -31,7 +31,8 @@ async fn route(http: SocketAddr) -> Arc<Route> {
 /// A request that is too large for a message.
 fn large() -> Outbound {
     let body = Bytes::from(vec![b' '; super::super::peer::MAX_REQUEST + 1]);
-    Outbound { body, authorization: None, deadline: Instant::now() + Duration::from_secs(10), long_poll: false }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    Outbound { body, authorization: None, deadline, long_poll: false, sendings: crate::carrier::Sendings::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,9 +41,10 @@ async fn a_large_call_waits_for_the_path_that_takes_it() {
     let route = route(closed).await;
     // The second call finds the path marked as failed.
     for _ in 0..2 {
-        let error = route.send(large()).await.unwrap_err();
+        let request = large();
+        let error = route.send(request.clone()).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error:?}");
-        assert_eq!(error.get("sent"), Some(&false.into()), "{error:?}");
+        assert_eq!(request.sendings.close(), 0, "{error:?}");
         assert_eq!(route.current_paths()[0].health().is_up, Some(false));
     }
     // Where nothing else is, the limit is named.
@@ -86,5 +88,47 @@ async fn a_large_call_in_doubt_is_not_answered_by_the_path_that_cannot_take_it()
         Ok(reply) => assert_eq!(reply, Some(Bytes::from_static(b"{}"))),
         // A machine that is too slow for this answers later than the host is given up.
         Err(error) => assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error:?}"),
+    }
+}
+
+/// The seam between a client and a route.
+struct By(Arc<Route>);
+
+impl crate::carrier::Carrier for By {
+    fn send(&self, request: Outbound) -> futures::future::BoxFuture<'_, Outcome> {
+        Box::pin(self.0.send(request))
+    }
+}
+
+/// Reads requests, and says that to each; nothing at all if it is empty.
+async fn says(text: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = vec![0; 1 << 16];
+            let _ = stream.read(&mut buffer).await;
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", text.len());
+            let _ = stream.write_all(if text.is_empty() { "" } else { &head }.as_bytes()).await;
+            let _ = stream.write_all(text.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_by_one_path_says_nothing_of_what_another_has_taken() {
+    let full = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32026,"message":"full","data":{"kind":"QUEUE_FULL"}}}"#;
+    let route = route(says("").await).await;
+    let other = format!("http://{}", says(full).await).parse().unwrap();
+    let other = Path::http(PathKind::Http, other, &route.shared.options.http).unwrap();
+    other.set_up(None);
+    route.lock().all[1] = Arc::new(other);
+    let address = "mycelium://[400::1]/horus.other".parse().unwrap();
+    let client = crate::RpcClient::with_carrier(address, Arc::new(By(route)), crate::ClientOptions::default());
+    for expected in [Some(&true.into()), None] {
+        // The second time the path that failed is left alone.
+        let error = client.call_raw("x", &[0; 0]).await.unwrap_err();
+        assert_eq!((error.kind, error.get("sent")), (ErrorKind::QueueFull, expected), "{error:?}");
     }
 }

@@ -193,3 +193,44 @@ async fn a_connection_that_idled_too_long_costs_nobody_a_call() {
         client.call::<Note>(&NoParams {}).await.unwrap();
     }
 }
+
+/// A server that closes the first connection when the request is there, and answers the second with this.
+async fn broken(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for answer in ["", answer] {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            assert!(socket.read(&mut buffer).await.unwrap() > 0);
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+const FULL: &str =
+    r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32026,"message":"full","data":{"kind":"QUEUE_FULL","sent":false}}}"#;
+
+#[tokio::test]
+async fn a_refusal_says_nothing_of_an_earlier_sending_of_the_same_call() {
+    let error = error_at(&format!("http://{}", broken(http(FULL)).await), ClientOptions::default()).await;
+    assert_eq!(error.kind, ErrorKind::QueueFull);
+    assert_eq!(error.get("sent"), Some(&true.into()), "the first one may be there");
+    let error = error_at(&format!("http://{}", fake(http(FULL)).await), ClientOptions::default()).await;
+    assert_eq!(error.kind, ErrorKind::QueueFull);
+    assert_eq!(error.get("sent"), None, "only this side knows what it has sent");
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_the_key_of_its_node_was_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = RpcClient::connect(
+        format!("http://{}", listener.local_addr().unwrap()).parse().unwrap(),
+        ClientOptions::signed(Identity::generate(), None),
+    )
+    .unwrap();
+    let timeout = Duration::from_millis(200);
+    let error = client.call_with_timeout::<Count>(&PauseParams::default(), timeout).await.unwrap_err();
+    assert_eq!((error.kind, error.get("sent")), (ErrorKind::TimedOut, Some(&false.into())));
+}
