@@ -159,13 +159,15 @@ impl Courier {
             if is_silence(&error) {
                 self.supervisor.silent(&error);
                 // It never left this machine: another supervisor may have it.
-                if !past.sent && error.get("sent") == Some(&false.into()) {
+                if !past.sent && error.was_sent() == Some(false) {
                     self.gave_back(steps.len());
                     self.tell(Message::Returned(steps));
                     return;
                 }
             } else {
                 self.supervisor.answered();
+                // The same call may have been sent before, or a part of it have been taken.
+                past.sent |= error.was_sent() == Some(true);
                 // Only what was never sent before is certainly not there when it is refused.
                 let (partly, before) = (is_partly_taken(&batch.jobs, &error), past);
                 past.sent |= partly;

@@ -8,7 +8,7 @@ use horus_keys::{Envelope, RunnerKind};
 use horus_runners::job::JobStatus;
 use horus_transport::{ErrorKind, RpcError};
 
-use super::Courier;
+use super::{Courier, is_partly_taken};
 use crate::api::supervisor::{CreateJobs, CreateJobsParams, StoreDocuments, StoreDocumentsParams};
 use crate::coordinator::batch::Batch;
 use crate::workflow::StepAttempt;
@@ -38,10 +38,14 @@ impl Courier {
         let mut along: Vec<&Envelope> =
             receipts.iter().filter(|envelope| few || !there.has_receipts(self.peer, envelope.digest())).collect();
         let (mut tries, mut sent_all) = (0, along.len() == receipts.len());
+        // Whether it may have taken jobs by a call that is repeated below: what becomes of the repetition says nothing about that.
+        let mut may_be_there = false;
         let created = loop {
             tries += 1;
             if size(workflow, &along) > PORTION {
-                self.send_ahead(batch, workflow.take(), std::mem::take(&mut along)).await?;
+                let ahead = self.send_ahead(batch, workflow.take(), std::mem::take(&mut along)).await;
+                // No job went with that.
+                ahead.map_err(|error| error.with("sent", may_be_there))?;
             }
             let params = CreateJobsParams {
                 envelope: (&batch.envelope).into(),
@@ -59,8 +63,10 @@ impl Courier {
                     sent_all = true;
                     along = receipts.iter().collect();
                 }
+                _ if may_be_there => return Err(error.with("sent", true)),
                 _ => return Err(error),
             }
+            may_be_there |= error.was_sent() == Some(true) || is_partly_taken(&batch.jobs, &error);
         };
         for kind in kinds {
             there.note_workflow(self.peer, self.live.digest(), kind);

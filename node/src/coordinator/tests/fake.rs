@@ -38,6 +38,8 @@ pub(crate) struct Trouble {
     pub(crate) forges: AtomicBool,
     /// It says `lost` of everything.
     pub(crate) loses: AtomicBool,
+    /// It keeps no documents that come ahead of jobs.
+    pub(crate) keeps_nothing: AtomicBool,
     /// What it answers to the next calls that bring jobs: it takes those of these kinds, and refuses the call all the same.
     pub(crate) refusals: Mutex<VecDeque<(&'static [&'static str], RpcError)>>,
 }
@@ -248,6 +250,9 @@ impl Fake {
 
     async fn store(self: Arc<Self>, _: Caller, params: StoreDocumentsParams) -> Result<StoredDocuments, RpcError> {
         self.ahead.fetch_add(1, Ordering::SeqCst);
+        if self.trouble.keeps_nothing.load(Ordering::SeqCst) {
+            return Err(RpcError::new(ErrorKind::RedisUnavailable, "no room for documents"));
+        }
         let stored = params.receipts.len() + usize::from(params.workflow.is_some());
         if let Some(workflow) = params.workflow {
             let workflow = self.verifier.workflow(&workflow.read()?).unwrap();

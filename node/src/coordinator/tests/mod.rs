@@ -8,6 +8,7 @@ mod redis;
 mod store;
 mod takeover;
 mod trouble;
+mod ways;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -309,3 +309,11 @@ async fn what_a_supervisor_may_have_goes_to_no_other_when_it_had_room_for_anothe
     // The kinds are looked at together, and queued one after the other: the second may have filled up meanwhile.
     refused_in_part(vec![(&["noop"], full("sal")), (&[], unserved)]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_supervisor_may_have_goes_to_no_other_when_it_lacked_the_workflow_for_another_kind_only() {
+    // The call is repeated with the workflow at once, and that is refused.
+    let lacks = RpcError::new(ErrorKind::WorkflowUnknown, "wf:... is not here");
+    let unserved = RpcError::new(ErrorKind::UnknownRunner, "no runner");
+    refused_in_part(vec![(&["noop"], lacks), (&[], unserved)]).await;
+}
