@@ -164,11 +164,7 @@ impl Mesh {
     #[must_use]
     pub fn daemon_error(&self) -> Option<RpcError> {
         let state = self.0.watcher.state();
-        if state.is_up() {
-            return None;
-        }
-        let error = state.error.unwrap_or_else(|| "the mycelium daemon did not answer yet".into());
-        Some(RpcError::new(ErrorKind::DaemonDown, error))
+        (!state.is_up()).then(|| state.down())
     }
 
     /// This host's overlay address, once the daemon told it.

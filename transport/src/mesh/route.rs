@@ -175,11 +175,30 @@ impl Route {
         urls
     }
 
+    /// The paths that take a request of that size: what the others would say of it is no answer while one of these may bring it, now or
+    /// later. All, if none does: the caller is told the limit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DaemonDown`] while it is not known whether there is one.
+    fn with_room(&self, request: &Outbound) -> Result<Vec<Arc<Path>>, RpcError> {
+        let paths = self.paths();
+        let has_room = |path: &Arc<Path>| path::fits(path.kind, &request.body, request.authorization.as_deref());
+        let roomy: Vec<_> = paths.iter().filter(|path| has_room(path)).cloned().collect();
+        if !roomy.is_empty() {
+            return Ok(roomy);
+        }
+        let state = self.shared.watcher.state();
+        if self.shared.options.mode == TransportMode::Auto && state.info.is_none() {
+            return Err(state.down().with("sent", false));
+        }
+        Ok(paths)
+    }
+
     /// Takes a request to the node by the best path that works. While that one is in doubt, the next is tried beside it: calls
     /// can be sent twice.
     pub(super) async fn send(self: &Arc<Self>, request: Outbound) -> Outcome {
         let _counted = Counted::new(&self.outstanding);
-        let paths = with_room(self.paths(), &request);
+        let paths = self.with_room(&request)?;
         let mut rest: VecDeque<Arc<Path>> = paths.iter().filter(|path| path.is_usable()).cloned().collect();
         if rest.len() < paths.len() {
             self.tend();
@@ -372,14 +391,6 @@ impl Route {
         }
         path
     }
-}
-
-/// The paths that take a request of that size: what the others would say of it is no answer while one of these may bring it, now or
-/// later. All, if none does: the caller is told the limit.
-fn with_room(paths: Vec<Arc<Path>>, request: &Outbound) -> Vec<Arc<Path>> {
-    let has_room = |path: &Arc<Path>| path::fits(path.kind, &request.body, request.authorization.as_deref());
-    let roomy: Vec<_> = paths.iter().filter(|path| has_room(path)).cloned().collect();
-    if roomy.is_empty() { paths } else { roomy }
 }
 
 /// The overlay address in the URL, if it has one.

@@ -36,6 +36,12 @@ impl DaemonState {
     pub(super) fn is_up(&self) -> bool {
         self.info.is_some() && self.error.is_none()
     }
+
+    /// What a caller is told who needs it while it is not up.
+    pub(super) fn down(self) -> RpcError {
+        let error = self.error.unwrap_or_else(|| "the mycelium daemon did not answer yet".into());
+        RpcError::new(ErrorKind::DaemonDown, error)
+    }
 }
 
 /// Watches one daemon.
