@@ -109,14 +109,9 @@ impl Store {
     }
 
     /// Keeps watch over Redis for the role's [`Health`]: probes every 5 seconds, and with back-off while there is trouble, whoever
-    /// noticed it, until a probe succeeds. Ends when the role stops; a role that drains still needs to know.
-    pub async fn keep_watch(self, shutdown: Shutdown) {
-        self.keep_watch_with(shutdown, || async { Ok::<(), StoreError>(()) }).await;
-    }
-
-    /// As [`Store::keep_watch`]; `other` probes the role's other connections to Redis, which can take longer to come back
-    /// than this one.
-    pub async fn keep_watch_with<F, E>(self, shutdown: Shutdown, other: impl Fn() -> F + Send)
+    /// noticed it, until a probe succeeds. `other` probes the role's other connection to Redis, which can take longer to come back
+    /// than this one. Ends when the role stops; a role that drains still needs to know.
+    pub async fn keep_watch<F, E>(self, shutdown: Shutdown, other: impl Fn() -> F + Send)
     where
         F: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,

@@ -3,15 +3,19 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use redis::IntoConnectionInfo as _;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 /// How long a connection may take to be made.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection to a read-only replica is kept before its address is asked again for a primary.
-const READ_ONLY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection on which nothing comes is kept before its other end is asked for a sign of life.
+pub(crate) const QUIET: Duration = Duration::from_secs(5);
+/// How long a connection that is of no use is kept before another one is made.
+const USELESS: Duration = Duration::from_millis(100);
 
 /// Where Redis is.
 #[derive(Clone)]
@@ -30,14 +34,17 @@ impl Place {
             let rest = url.strip_prefix(scheme)?.strip_prefix("-cluster://")?;
             Some((scheme, rest.trim_end_matches('/')))
         });
-        let Some((scheme, rest)) = cluster else { return Ok(Self::Single(Box::new(Client::open(url)?))) };
+        let Some((scheme, rest)) = cluster else { return Ok(Self::Single(Box::new(client(url)?))) };
         let (login, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
         let at = if login.is_empty() { "" } else { "@" };
         let urls: Vec<String> = hosts.split(',').map(|host| format!("{scheme}://{login}{at}{host}")).collect();
-        let nodes = urls.iter().map(|url| Client::open(url.as_str())).collect::<RedisResult<_>>()?;
-        let client =
-            ClusterClientBuilder::new(urls).connection_timeout(CONNECT_TIMEOUT).response_timeout(reply).build()?;
-        Ok(Self::Cluster(Box::new(client), nodes))
+        let nodes = urls.iter().map(|url| client(url)).collect::<RedisResult<_>>()?;
+        let cluster = ClusterClientBuilder::new(urls)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(reply)
+            .tcp_settings(tcp_settings())
+            .build()?;
+        Ok(Self::Cluster(Box::new(cluster), nodes))
     }
 
     /// Connects.
@@ -57,6 +64,20 @@ impl Place {
             Self::Cluster(client, _) => Kind::Cluster(client.get_async_connection().await?),
         }))
     }
+}
+
+fn client(url: &str) -> RedisResult<Client> {
+    Client::open(url.into_connection_info()?.set_tcp_settings(tcp_settings()))
+}
+
+/// A connection whose other end has vanished without a word ends by itself: without that, one that only listens would wait for ever.
+fn tcp_settings() -> TcpSettings {
+    let settings = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(TcpKeepalive::new().with_time(2 * QUIET).with_interval(QUIET));
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(3 * QUIET);
+    settings
 }
 
 /// A shared connection for commands that do not block. Cheap to clone.
@@ -82,10 +103,17 @@ impl Single {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A primary that has become a replica keeps its connections, while its address may already lead to the new primary: what comes next
-    /// uses a connection of its own. What is still under way ends on the old one.
-    fn leave_replica(&self, since: Instant) {
-        if since.elapsed() < READ_ONLY_PAUSE {
+    /// Has what comes next use another connection if the answer says that this one is of no use: a primary that has become a replica keeps
+    /// its connections, while its address may already lead to the new primary; and where no answer comes, a firewall may have forgotten the
+    /// connection, or the host that it led to. What is still under way ends on the old one.
+    fn judge<'a>(&self, answers: Result<impl IntoIterator<Item = &'a Value>, &RedisError>, since: Instant) {
+        let is_useless = match answers {
+            Ok(values) => {
+                values.into_iter().any(|value| matches!(value, Value::ServerError(e) if e.code() == "READONLY"))
+            }
+            Err(error) => error.code() == Some("READONLY") || error.is_timeout(),
+        };
+        if !is_useless || since.elapsed() < USELESS {
             return;
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -115,23 +143,13 @@ impl Link {
     }
 }
 
-fn is_read_only(answer: Result<&Value, &RedisError>) -> bool {
-    match answer {
-        Ok(Value::ServerError(error)) => error.code() == "READONLY",
-        Ok(_) => false,
-        Err(error) => error.code() == Some("READONLY"),
-    }
-}
-
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match &mut self.0 {
             Kind::Single(single) => Box::pin(async move {
                 let (mut manager, since) = single.current();
                 let answer = manager.req_packed_command(cmd).await;
-                if is_read_only(answer.as_ref()) {
-                    single.leave_replica(since);
-                }
+                single.judge(answer.as_ref().map(std::iter::once), since);
                 answer
             }),
             Kind::Cluster(link) => link.req_packed_command(cmd),
@@ -148,13 +166,7 @@ impl ConnectionLike for Link {
             Kind::Single(single) => Box::pin(async move {
                 let (mut manager, since) = single.current();
                 let answers = manager.req_packed_commands(pipeline, offset, count).await;
-                let read_only = match &answers {
-                    Ok(values) => values.iter().any(|value| is_read_only(Ok(value))),
-                    Err(error) => is_read_only(Err(error)),
-                };
-                if read_only {
-                    single.leave_replica(since);
-                }
+                single.judge(answers.as_ref(), since);
                 answers
             }),
             Kind::Cluster(link) => link.req_packed_commands(pipeline, offset, count),

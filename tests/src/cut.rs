@@ -18,6 +18,7 @@ pub struct Cut {
     target: Arc<AtomicU16>,
     is_cut: Arc<AtomicBool>,
     cuts: Arc<AtomicU64>,
+    forgets: Arc<AtomicU64>,
 }
 
 impl Cut {
@@ -31,18 +32,20 @@ impl Cut {
         let target = Arc::new(AtomicU16::new(target));
         let to = target.clone();
         let (is_cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (cut, count) = (is_cut.clone(), cuts.clone());
+        let forgets = Arc::new(AtomicU64::new(0));
+        let (cut, count, forgotten) = (is_cut.clone(), cuts.clone(), forgets.clone());
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))) else { continue };
-                let born = count.load(Ordering::SeqCst);
+                let is_known = since(&forgotten);
+                let lives = since(&count);
                 if let (Ok(near2), Ok(far2)) = (near.try_clone(), far.try_clone()) {
-                    pass(near, far, &cut, &count, born);
-                    pass(far2, near2, &cut, &count, born);
+                    pass(near, far, &cut, lives.clone(), is_known.clone());
+                    pass(far2, near2, &cut, lives, is_known);
                 }
             }
         });
-        Self { port, target, is_cut, cuts }
+        Self { port, target, is_cut, cuts, forgets }
     }
 
     /// Where to connect to.
@@ -61,14 +64,32 @@ impl Cut {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
+    /// Nothing passes any more on the connections that there are, and neither end is told; new ones work. As with a firewall that has
+    /// forgotten them.
+    pub fn forget(&self) {
+        self.forgets.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// New connections work again.
     pub fn mend(&self) {
         self.is_cut.store(false, Ordering::SeqCst);
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, cut: &Arc<AtomicBool>, cuts: &Arc<AtomicU64>, born: u64) {
-    let (cut, cuts) = (cut.clone(), cuts.clone());
+/// Whether a counter is as it is now.
+fn since(counter: &Arc<AtomicU64>) -> impl Fn() -> bool + Clone + Send + 'static {
+    let (counter, now) = (counter.clone(), counter.load(Ordering::SeqCst));
+    move || counter.load(Ordering::SeqCst) == now
+}
+
+fn pass(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    cut: &Arc<AtomicBool>,
+    lives: impl Fn() -> bool + Send + 'static,
+    is_known: impl Fn() -> bool + Send + 'static,
+) {
+    let cut = cut.clone();
     let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
     thread::spawn(move || {
         let mut buffer = [0; 65536];
@@ -79,11 +100,11 @@ fn pass(mut from: TcpStream, mut to: TcpStream, cut: &Arc<AtomicBool>, cuts: &Ar
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => 0,
                 Err(_) => break,
             };
-            if cut.load(Ordering::SeqCst) {
+            if cut.load(Ordering::SeqCst) || !is_known() {
                 continue;
             }
             // The cable is back, but this connection is not: what was lost in it is lost.
-            if cuts.load(Ordering::SeqCst) != born || to.write_all(&buffer[..read]).is_err() {
+            if !lives() || to.write_all(&buffer[..read]).is_err() {
                 break;
             }
         }

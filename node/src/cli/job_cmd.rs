@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{
     args_client::{JobCommand, PriorityArg, SubmitJobArgs},
+    away::{self, Away},
     client::{POLL, Session, block_on, json_or_string, pairs, spinner},
     identity::read_text,
     output::{Failure, print_json, print_line, printable, table},
@@ -88,11 +89,10 @@ async fn submit(args: &SubmitJobArgs, wait: bool) -> Result<ExitCode, Failure> {
     let supervisor = session.rpc.peer().await.map_err(|e| session.failure(&e))?;
     let batch = JobBatch { aud: vec![supervisor], jobs: vec![spec], certificates: session.certificates() };
     let envelope = Envelope::sign_json(&session.keys.identity, PayloadType::Jobs, &batch);
-    let created = session
-        .call::<CreateJob>(&CreateJobParams { envelope: envelope.into(), workflow: None, receipts: Vec::new() })
-        .await?;
+    let params = CreateJobParams { envelope: envelope.into(), workflow: None, receipts: Vec::new() };
+    let created = away::submit::<CreateJob>(&session.rpc, &params, "job", &job_id).await?;
     match verifier {
-        Some(verifier) => follow(&session, &verifier, job_id).await,
+        Some(verifier) => follow(&session, &verifier, job_id, Away::new(true)).await,
         None => {
             if session.json {
                 print_json(&created)?;
@@ -146,26 +146,26 @@ async fn follow(
     session: &Session,
     verifier: &horus_runners::admission::Verifier,
     job_id: JobId,
+    away: Away,
 ) -> Result<ExitCode, Failure> {
     let bar = spinner(session.json, format!("{job_id}"));
-    let outcome = wait(session, &job_id).await;
+    let outcome = wait(session, &job_id, away).await;
     bar.finish_and_clear();
     let result = outcome?;
     check(session, verifier, &result)?;
     show(session, &result)
 }
 
-async fn wait(session: &Session, job_id: &JobId) -> Result<JobResult, Failure> {
+async fn wait(session: &Session, job_id: &JobId, mut away: Away) -> Result<JobResult, Failure> {
     let params =
         WaitJobsParams { job_ids: vec![job_id.clone()], timeout_ms: millis(POLL), any: true, share_receipts: false };
     loop {
-        let waited = session
-            .rpc
-            .call_with_timeout::<WaitJobs>(&params, POLL + Duration::from_secs(10))
-            .await
-            .map_err(|e| session.failure(&e))?;
-        if let Some(result) = waited.done.into_iter().next() {
-            return Ok(result);
+        match session.rpc.call_with_timeout::<WaitJobs>(&params, POLL + Duration::from_secs(10)).await {
+            Ok(waited) => match waited.done.into_iter().next() {
+                Some(result) => return Ok(result),
+                None => away.is_back(),
+            },
+            Err(error) => away.wait(error, "job", job_id).await?,
         }
     }
 }
@@ -173,7 +173,7 @@ async fn wait(session: &Session, job_id: &JobId) -> Result<JobResult, Failure> {
 async fn result(session: &Session, job_id: JobId, wait_for_it: bool) -> Result<ExitCode, Failure> {
     let verifier = session.verifier()?;
     if wait_for_it {
-        return follow(session, &verifier, job_id).await;
+        return follow(session, &verifier, job_id, Away::new(false)).await;
     }
     let result = session.call::<crate::api::supervisor::GetJobResult>(&JobIdParams { job_id }).await?;
     if !result.status.is_final() {

@@ -4,6 +4,7 @@ pub mod args;
 pub mod args_client;
 pub mod args_keys;
 pub mod args_mesh;
+mod away;
 mod bench_cmd;
 mod client;
 mod config_file;

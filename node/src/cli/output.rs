@@ -68,6 +68,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, of a `job` or a `workflow` with that id, and what is to be known of it beside.
+    #[must_use]
+    pub(super) fn about(mut self, what: &str, id: impl std::fmt::Display, hint: &str) -> Self {
+        self.error[format!("{what}_id")] = json!(id.to_string());
+        self.message = format!("{}; {hint}", self.message);
+        self
+    }
+
     /// Prints it and gives the exit status: on stderr for people and, with `--json`, as one value on stdout, so that a
     /// program sees the error's kind.
     pub fn report(self, json: bool) -> ExitCode {

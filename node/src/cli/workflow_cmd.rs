@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::{
     args_client::{CoordinatorTarget, SubmitWorkflowArgs, WorkflowCommand},
+    away::{self, Away},
     client::{POLL, Session, block_on, json_or_string, pairs},
     identity::{read_bounded, read_text},
     output::{Failure, print_json, print_line, printable, table},
@@ -44,7 +45,7 @@ pub(super) fn run(command: WorkflowCommand) -> Result<ExitCode, Failure> {
         }
         WorkflowCommand::Watch { workflow_id, target } => {
             let session = open(&target)?;
-            block_on(async { end(&session, &follow(&session, parse_id(&workflow_id)?).await?) })
+            block_on(async { end(&session, &follow(&session, parse_id(&workflow_id)?, Away::new(false)).await?) })
         }
         WorkflowCommand::List { name, status, limit, target } => list(&target, name, status.as_deref(), limit),
         WorkflowCommand::Cancel { workflow_id, target } => {
@@ -104,10 +105,11 @@ async fn submit(args: &SubmitWorkflowArgs, wait: bool) -> Result<ExitCode, Failu
         certificates: session.certificates(),
     };
     let envelope = Envelope::sign_json(&session.keys.identity, PayloadType::Workflow, &submission);
-    let submitted = session.call::<SubmitWorkflow>(&SubmitWorkflowParams { envelope: envelope.into() }).await;
+    let params = SubmitWorkflowParams { envelope: envelope.into() };
+    let submitted = away::submit::<SubmitWorkflow>(&session.rpc, &params, "workflow", &id).await;
     let submitted = submitted.map_err(|failure| failure.in_file(&args.file))?;
     if wait {
-        return end(&session, &follow(&session, id).await?);
+        return end(&session, &follow(&session, id, Away::new(true)).await?);
     }
     if session.json {
         print_json(
@@ -123,7 +125,7 @@ async fn submit(args: &SubmitWorkflowArgs, wait: bool) -> Result<ExitCode, Failu
 const SAY_WHY: Duration = Duration::from_secs(3);
 
 /// Follows a workflow to its end; a coordinator that is away for a while does not end the watch.
-async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowView, Failure> {
+async fn follow(session: &Session, workflow_id: WorkflowId, mut away: Away) -> Result<WorkflowView, Failure> {
     let mut progress = progress::Progress::new(session.json, workflow_id.to_string());
     let mut after_revision = Some(0);
     loop {
@@ -137,12 +139,13 @@ async fn follow(session: &Session, workflow_id: WorkflowId) -> Result<WorkflowVi
         let waited = session.rpc.call_with_timeout::<WaitWorkflow>(&params, poll + Duration::from_secs(10)).await;
         let view = match waited {
             Ok(view) => view,
-            Err(error) if progress.may_retry(&error) => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            Err(error) => {
+                progress.show_away(&error);
+                away.wait(error, "workflow", &workflow_id).await?;
                 continue;
             }
-            Err(error) => return Err(session.failure(&error)),
         };
+        away.is_back();
         progress.show(&view, after_revision == Some(view.revision));
         if view.status.is_final() {
             progress.finish();

@@ -173,8 +173,12 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         // Nobody is served any more: what kept it going can end.
         shutdown.stop();
     });
+    let workflows = shared.store.clone();
     tasks.spawn(watchman::watch(shared));
-    tasks.spawn(nonces.keep_watch(common.shutdown.clone()));
+    tasks.spawn(nonces.keep_watch(common.shutdown.clone(), move || {
+        let workflows = workflows.clone();
+        async move { workflows.ping().await }
+    }));
     tasks.spawn(common.clone().follow_trust());
     tasks.close();
     tracing::info!(peer_id = %common.peer_id(), ?addresses, "coordinator serves");

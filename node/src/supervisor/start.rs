@@ -147,7 +147,7 @@ pub async fn start(mut common: Common, config: SupervisorConfig) -> Result<Runni
     for coordinator in coordinators {
         tasks.spawn(announce::keep_announced(coordinator, supervisor.clone()));
     }
-    tasks.spawn(store.keep_watch_with(common.shutdown.clone(), move || {
+    tasks.spawn(store.keep_watch(common.shutdown.clone(), move || {
         let queue = queue.clone();
         async move { queue.ping().await }
     }));

@@ -8,11 +8,11 @@ use std::{pin::pin, time::Duration};
 use futures::{Stream, StreamExt};
 use redis::{
     AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisError, Value, aio::ConnectionLike,
-    aio::MultiplexedConnection, cluster_async::ClusterConnection,
+    aio::MultiplexedConnection, aio::PubSub, cluster_async::ClusterConnection,
 };
 
 use super::{QueueError, scripts::Script};
-use crate::link::{CONNECT_TIMEOUT, Link, Place};
+use crate::link::{CONNECT_TIMEOUT, Link, Place, QUIET};
 
 /// How long `BLPOP` waits at the server.
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
@@ -104,7 +104,8 @@ impl Connection {
         })
     }
 
-    /// Subscribes to channels on a connection of its own; the stream ends when the connection is lost.
+    /// Subscribes to channels on a connection of its own; the stream ends when the connection is lost, which is asked for when nothing has
+    /// come for a while.
     ///
     /// In a cluster any node hears what is published at any other, so one plain connection to one of the given nodes is enough.
     pub(crate) async fn subscribe(
@@ -125,16 +126,39 @@ impl Connection {
                 Ok::<_, RedisError>(pubsub)
             };
             match tokio::time::timeout(2 * CONNECT_TIMEOUT, pin!(attempt)).await {
-                Ok(Ok(pubsub)) => {
-                    let texts = pubsub.into_on_message().filter_map(async |m| m.get_payload::<String>().ok());
-                    return Ok(Box::pin(texts));
-                }
+                Ok(Ok(pubsub)) => return Ok(Box::pin(messages(pubsub))),
                 Ok(Err(e)) => last = e.into(),
                 Err(_) => last = QueueError::Unavailable("subscribing timed out".to_owned()),
             }
         }
         Err(last)
     }
+}
+
+/// What is published, until the connection is lost.
+fn messages(pubsub: PubSub) -> impl Stream<Item = String> + Send + use<> {
+    futures::stream::unfold(pubsub.split(), async |(mut sink, mut stream)| {
+        loop {
+            match tokio::time::timeout(QUIET, stream.next()).await {
+                Ok(message) => {
+                    if let Ok(text) = message?.get_payload() {
+                        return Some((text, (sink, stream)));
+                    }
+                }
+                Err(_) => match tokio::time::timeout(QUIET, sink.ping::<Value>()).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!("a connection that listens to Redis was lost: {error}");
+                        return None;
+                    }
+                    Err(_) => {
+                        tracing::debug!("a connection that listens to Redis is dead: it gives no sign of life");
+                        return None;
+                    }
+                },
+            }
+        }
+    })
 }
 
 fn bad_address(error: &RedisError) -> QueueError {

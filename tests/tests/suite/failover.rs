@@ -1,6 +1,7 @@
-//! Redis with a replica: its primary dies, or gives its place up; or it does not answer for a while.
+//! Redis with a replica: its primary dies, or gives its place up; or it does not answer for a while; or a firewall forgets the
+//! connections that lead there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use horus_tests::{Cut, Hands, Outcome, Running, TestRedis, free_port};
 
@@ -193,5 +194,27 @@ fn a_redis_that_does_not_answer_for_a_while_is_waited_for() {
     scene.succeeds("paused");
     assert_eq!(scene.began("once"), 1, "nobody could show life meanwhile, and nobody lost a lease");
     scene.is_well();
+    scene.healthy(&redis);
+}
+
+#[test]
+fn connections_to_redis_that_are_dead_and_say_nothing_are_made_anew() {
+    let redis = TestRedis::start();
+    let scene = Scene::new(&redis);
+    scene.works("before");
+    scene.workflow("forgotten");
+    let forgotten = Instant::now();
+    scene.address.forget();
+    scene.works("after");
+    scene.succeeds("forgotten");
+    scene.is_well();
+    // Nothing is late any more either: also the connections that only listen have been made anew.
+    let args = ["job", "run", "--runner", "noop", "--payload", "1", "--supervisor", &scene.at, "--json"];
+    Hands::until("who waits for a job is told at once that it has ended", Duration::from_secs(60), || {
+        let began = Instant::now();
+        (scene.hands.horus.run(&args).code == 0 && began.elapsed() < Duration::from_secs(2)).then_some(())
+    });
+    let within = forgotten.elapsed();
+    assert!(within < Duration::from_secs(60), "{within:?}");
     scene.healthy(&redis);
 }

@@ -1,11 +1,8 @@
 //! Progress of a workflow on stderr: a line that moves on a terminal, a line per change elsewhere, nothing with `--json`.
 
-use std::{
-    io::IsTerminal as _,
-    time::{Duration, Instant},
-};
+use std::io::IsTerminal as _;
 
-use horus_transport::{ErrorKind, RpcError};
+use horus_transport::RpcError;
 use indicatif::ProgressBar;
 
 use super::ORDER;
@@ -13,9 +10,6 @@ use crate::{
     api::coordinator::WorkflowView,
     cli::{client::spinner, output::printable},
 };
-
-/// For so long a coordinator may be away before the watch gives up.
-const AWAY: Duration = Duration::from_secs(120);
 
 struct Waiting {
     step: String,
@@ -29,7 +23,6 @@ pub(super) struct Progress {
     last: String,
     /// What a step waits for, and whether that was said.
     waiting: Option<Waiting>,
-    away_since: Option<Instant>,
 }
 
 impl Progress {
@@ -39,13 +32,11 @@ impl Progress {
             lines: !json && !std::io::stderr().is_terminal(),
             last: String::new(),
             waiting: None,
-            away_since: None,
         }
     }
 
     /// Shows how the workflow stands, and why steps wait if it stands still.
     pub(super) fn show(&mut self, view: &WorkflowView, stands_still: bool) {
-        self.away_since = None;
         self.note(view);
         if stands_still {
             self.say_why();
@@ -89,18 +80,9 @@ impl Progress {
         }
     }
 
-    /// Whether the coordinator is away rather than refusing, and not for too long.
-    pub(super) fn may_retry(&mut self, error: &RpcError) -> bool {
-        let away = matches!(
-            error.kind,
-            ErrorKind::PeerUnreachable | ErrorKind::TimedOut | ErrorKind::NoService | ErrorKind::RedisUnavailable
-        );
-        let since = *self.away_since.get_or_insert_with(Instant::now);
-        if away {
-            self.bar.set_message(format!("waiting for the coordinator: {error}"));
-        }
-        // Before anything was heard of the workflow, an error is told at once.
-        away && !self.last.is_empty() && since.elapsed() < AWAY
+    /// Shows that the coordinator does not answer.
+    pub(super) fn show_away(&self, error: &RpcError) {
+        self.bar.set_message(format!("waiting for the coordinator: {error}"));
     }
 
     pub(super) fn finish(&self) {
