@@ -197,6 +197,11 @@ impl Courier {
                         message.into_iter().for_each(|message| self.tell(message));
                         return;
                     }
+                    Verdict::Watched => {
+                        // It may have them from an earlier call: its policy may be another since.
+                        self.watch(batch.jobs, Some(&as_job_error(&error)), past.unknown);
+                        return;
+                    }
                     Verdict::Without(place) => {
                         let left = self.without(batch, place, &error, before);
                         let Some(left) = left else { return };
@@ -279,6 +284,7 @@ impl Courier {
                 match place {
                     // The others were not taken either, and go on without it.
                     Some(place) => Verdict::Without(place),
+                    None if sent_before && is_of_trust(error) => Verdict::Watched,
                     None if sent_before => Verdict::Again,
                     None => {
                         let refuse = |job: &Written| Message::Refused {
@@ -307,6 +313,13 @@ enum Verdict {
     Halves,
     /// It has to be sent again without the job at that place.
     Without(usize),
+    /// It need not be sent again: what the supervisor has of it from before is waited for.
+    Watched,
+}
+
+/// Whether somebody is not trusted, which sending it again does not change.
+fn is_of_trust(error: &RpcError) -> bool {
+    matches!(error.kind, ErrorKind::UntrustedSigner | ErrorKind::NotAllowed)
 }
 
 fn as_job_error(error: &RpcError) -> JobError {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use horus_keys::{PeerId, Role, RunnerPattern, Timestamp, Trust, TrustPolicy, TrustedKey};
+use horus_keys::{Timestamp, Trust, TrustPolicy};
 use horus_runners::admission::Verifier;
 use horus_runners::job::WorkflowId;
 use tokio::time::Instant;
@@ -87,12 +87,10 @@ async fn look(store: &Store) -> Result<(BTreeSet<Finding>, BTreeMap<WorkflowId, 
 /// The workflow as a coordinator would take it over. Whom the coordinators trust is not asked here: only whether the
 /// signature is that of the submitter.
 fn restore(id: &WorkflowId, stored: Stored) -> Result<Arc<Live>, String> {
-    let runners = vec![RunnerPattern::Any];
-    let signer = |id: PeerId| TrustedKey { id, name: None, roles: vec![Role::Submitter], runners: runners.clone() };
-    let keys = stored.envelope.keyids().map(signer).collect();
-    let verifier = Verifier::new(Trust::new(TrustPolicy { keys, ..TrustPolicy::default() }));
-    let signed =
-        verifier.workflow(&stored.envelope).map_err(|refusal| format!("its envelope is refused: {refusal}"))?;
+    let verifier = Verifier::new(Trust::new(TrustPolicy::default()));
+    let signed = verifier
+        .accepted_workflow(&stored.envelope)
+        .map_err(|refusal| format!("its envelope is refused: {refusal}"))?;
     if !fits(&stored.meta, &signed) {
         return Err("its envelope is another workflow's".to_owned());
     }
@@ -148,8 +146,12 @@ async fn undriven(store: &Store, mut going: BTreeMap<WorkflowId, Meta>) -> Resul
                 continue;
             }
             // It may have ended, or been taken over, since.
-            if let Some(meta) = store.meta(&id).await?.filter(|meta| !meta.status.is_final()) {
-                left.insert(id, meta);
+            match store.meta(&id).await {
+                Ok(Some(meta)) if !meta.status.is_final() => _ = left.insert(id, meta),
+                Ok(_) => {}
+                // Somebody broke it meanwhile.
+                Err(StoreError::Corrupt { .. }) => _ = left.insert(id, meta),
+                Err(error) => return Err(error),
             }
         }
         going = left;

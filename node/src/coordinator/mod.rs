@@ -91,7 +91,7 @@ pub(crate) struct Shared {
     retention: Duration,
     /// The workflows that this coordinator drives.
     driven: RwLock<HashMap<WorkflowId, Arc<Live>>>,
-    /// Workflows that cannot go on, because what is stored of them is broken. Not tried again before a restart.
+    /// Workflows that this coordinator cannot use, because what is stored of them is broken. Not tried again before a restart; others may.
     broken: Mutex<HashSet<WorkflowId>>,
     /// Workflows of which Redis has lost the last changes, until they are taken up again from what is left.
     rewound: Mutex<HashSet<WorkflowId>>,

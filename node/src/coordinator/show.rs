@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::live::Live;
+use super::store::StoreError;
 use super::{Coordinator, Sight, ask};
 use crate::api::coordinator::{
     ListWorkflowsParams, MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_WAIT, OutputReceipt,
@@ -94,16 +95,22 @@ impl Coordinator {
             more = ids.len() == limit;
             looked_at += ids.len();
             let metas = ids.iter().map(|(id, _)| shared.store.kept(id));
-            let metas = futures::future::try_join_all(metas).await.map_err(as_rpc)?;
+            let metas = futures::future::join_all(metas).await;
             for ((id, at), meta) in ids.into_iter().zip(metas) {
                 if workflows.len() == limit {
                     more = true;
                     break;
                 }
                 after = Some((id.clone(), at));
-                let Some(meta) = meta else {
-                    gone.push(id);
-                    continue;
+                let meta = match meta {
+                    Ok(Some(meta)) => meta,
+                    Ok(None) => {
+                        gone.push(id);
+                        continue;
+                    }
+                    // The others can be shown; of this one `horus doctor` says what is wrong.
+                    Err(StoreError::Corrupt { .. }) => continue,
+                    Err(error) => return Err(as_rpc(error)),
                 };
                 let wanted = params.name.as_ref().is_none_or(|name| *name == meta.name)
                     && params.status.is_none_or(|status| status == meta.status)

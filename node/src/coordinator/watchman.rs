@@ -34,6 +34,8 @@ const OWNERS_FOR: Duration = Duration::from_secs(20);
 const CLEAN_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Ids that are cleaned at a time.
 const CLEAN_AT_ONCE: usize = 200;
+/// The owner of a workflow that the coordinator cannot use which has taken it over last: no coordinator has such a name.
+const NOBODY: &str = "nobody";
 /// For how long an id without a workflow, or an own workflow without a driver, may still be one that is being submitted.
 const BEING_SUBMITTED: Duration = Duration::from_secs(30);
 
@@ -51,7 +53,8 @@ pub(super) async fn load(
     let work = move || {
         let id = of;
         let corrupt = |reason: String| StoreError::Corrupt { id: id.clone(), reason };
-        let signed = match shared.verifier.workflow(&stored.envelope) {
+        // Whom this coordinator trusts now has no say: it was accepted, and has to come to an end.
+        let signed = match shared.verifier.accepted_workflow(&stored.envelope) {
             Ok(signed) if fits(&stored.meta, &signed) => signed,
             Ok(_) => return Err(corrupt("its envelope is another workflow's".to_owned())),
             Err(refusal) => return Err(corrupt(format!("its envelope is refused: {refusal}"))),
@@ -215,7 +218,13 @@ impl Watchman {
 
     async fn look_at(&mut self, id: &WorkflowId) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let meta = shared.store.meta(id).await?;
+        let meta = match shared.store.meta(id).await {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                shared.lost(id, &error);
+                return Ok(());
+            }
+            read => read?,
+        };
         let is_odd = meta.as_ref().is_none_or(|meta| meta.owner == shared.instance);
         let odd = is_odd.then(|| self.owners.get(id).and_then(|owned| owned.odd).unwrap_or_else(Instant::now));
         let rewound = shared.rewound.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -229,11 +238,14 @@ impl Watchman {
             return Ok(());
         }
         match take(&shared, id, &meta).await {
-            Err(error @ StoreError::Corrupt { .. }) => {
-                shared.lost(id, &error);
-                Ok(())
+            // Told already; the others go on.
+            Err(StoreError::Corrupt { .. }) => Ok(()),
+            Err(error) => {
+                // It may be this coordinator's already: it need not wait until that looks odd.
+                shared.rewound.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+                Err(error)
             }
-            other => other,
+            Ok(()) => Ok(()),
         }
     }
 
@@ -245,10 +257,10 @@ impl Watchman {
             let oldest = store.oldest(CLEAN_AT_ONCE).await?;
             let mut gone = Vec::new();
             for id in &oldest {
-                if store.kept(id).await?.is_some() {
+                if readable(store.kept(id).await)?.is_none_or(|kept| kept.is_some()) {
                     continue;
                 }
-                if let Some(meta) = store.meta(id).await? {
+                if let Some(meta) = readable(store.meta(id).await)?.flatten() {
                     store.list_out(Some(&meta.submitter), std::slice::from_ref(id)).await?;
                 }
                 gone.push(id.clone());
@@ -260,7 +272,7 @@ impl Watchman {
         }
         store.trim_lists(before).await?;
         for (id, _) in store.requests().await? {
-            if store.meta(&id).await?.is_none_or(|meta| meta.status.is_final()) {
+            if readable(store.meta(&id).await)?.is_some_and(|meta| meta.is_none_or(|meta| meta.status.is_final())) {
                 store.request_done(&id).await?;
             }
         }
@@ -269,10 +281,38 @@ impl Watchman {
     }
 }
 
+/// What was read, if it can be: what is broken about one workflow must not hold up the others.
+fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(StoreError::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes a workflow over and drives it.
+///
+/// # Errors
+/// Redis does not answer: it may have been taken over, or not. Or it cannot be used: it is nobody's then.
 pub(super) async fn take(shared: &Arc<Shared>, id: &WorkflowId, seen: &Meta) -> Result<(), StoreError> {
     let Some(epoch) = shared.store.take_over(id, seen, &shared.instance).await? else { return Ok(()) };
-    let Some((live, inbox)) = load(shared, id).await? else { return Ok(()) };
+    let (live, inbox) = match load(shared, id).await {
+        Ok(Some(loaded)) => loaded,
+        // It ended, and has had its time; only that was never noted.
+        Ok(None) if seen.status.is_final() => return shared.store.note_ended(id).await,
+        missing => {
+            let error = match missing {
+                Ok(_) => StoreError::Corrupt { id: id.clone(), reason: "its signed envelope is gone".to_owned() },
+                Err(error @ StoreError::Corrupt { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            shared.lost(id, &error);
+            // Another coordinator may be able to read it, for example one of another version.
+            let mine = Meta { owner: shared.instance.clone(), epoch, ..seen.clone() };
+            shared.store.take_over(id, &mine, NOBODY).await?;
+            return Err(error);
+        }
+    };
     // A crash may have come between storing and listing.
     shared.store.list_in(id, &live.submitter(), live.created_at).await?;
     tracing::info!(workflow = %id, epoch, "workflow taken over");

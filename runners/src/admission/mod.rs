@@ -128,6 +128,25 @@ impl Verifier {
     /// # Errors
     /// A malformed or wrongly signed envelope, a signer of whom nothing is known (his definition is not even read), or a definition with problems.
     pub fn workflow(&self, envelope: &Envelope) -> Result<Arc<SignedWorkflow>, Refusal> {
+        self.read_workflow(envelope, |signer, certificates| {
+            self.require(signer, Right::Known, certificates, Timestamp::now())
+        })
+    }
+
+    /// Verifies and reads a `workflow+json` envelope that was accepted before, whatever has become of its signer since: what a coordinator asks
+    /// that is to bring it to an end. Its steps are admitted by supervisors and runners, as ever.
+    ///
+    /// # Errors
+    /// A malformed or wrongly signed envelope, or a definition with problems.
+    pub fn accepted_workflow(&self, envelope: &Envelope) -> Result<Arc<SignedWorkflow>, Refusal> {
+        self.read_workflow(envelope, |_, _| Ok(()))
+    }
+
+    fn read_workflow(
+        &self,
+        envelope: &Envelope,
+        ask: impl FnOnce(PeerId, &[Envelope]) -> Result<(), Refusal>,
+    ) -> Result<Arc<SignedWorkflow>, Refusal> {
         if let Some(known) = self.0.workflows.verified(envelope) {
             return Ok(known);
         }
@@ -136,9 +155,7 @@ impl Verifier {
         if long && let Some(known) = self.0.workflows.verified(envelope) {
             return Ok(known);
         }
-        let workflow = Arc::new(SignedWorkflow::verify(envelope, |signer, certificates| {
-            self.require(signer, Right::Known, certificates, Timestamp::now())
-        })?);
+        let workflow = Arc::new(SignedWorkflow::verify(envelope, ask)?);
         self.0.workflows.insert(&workflow);
         Ok(workflow)
     }

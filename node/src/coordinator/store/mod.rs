@@ -69,6 +69,17 @@ impl From<RedisError> for StoreError {
     }
 }
 
+impl StoreError {
+    /// Why what is stored of a workflow could not be read: Redis does not do its work, or has something else under the name.
+    fn of(id: &WorkflowId, error: RedisError) -> Self {
+        let parts = error.clone().into_server_errors();
+        let is_other = error.code() == Some("WRONGTYPE")
+            || parts.is_some_and(|parts| parts.iter().any(|(_, part)| part.code() == "WRONGTYPE"))
+            || matches!(error.kind(), redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType);
+        if is_other { Self::Corrupt { id: id.clone(), reason: error.to_string() } } else { error.into() }
+    }
+}
+
 /// A workflow's short description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {

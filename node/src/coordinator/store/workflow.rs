@@ -161,7 +161,8 @@ impl Store {
             .hgetall(key(id, "meta"))
             .exists(key(id, "envelope"))
             .query_async(&mut self.link.clone())
-            .await?;
+            .await
+            .map_err(|error| StoreError::of(id, error))?;
         if is_kept { read_meta(id, &meta) } else { Ok(None) }
     }
 
@@ -181,7 +182,8 @@ impl Store {
             .get(key(id, "snapshot"))
             .lrange(key(id, "journal"), 0, -1)
             .query_async(&mut self.link.clone())
-            .await?;
+            .await
+            .map_err(|error| StoreError::of(id, error))?;
         let (Some(meta), Some(envelope)) = (read_meta(id, &meta)?, envelope) else { return Ok(None) };
         let envelope = Envelope::from_json(&envelope).map_err(|e| corrupt(id, format!("envelope: {e}")))?;
         let snapshot = snapshot
@@ -196,9 +198,8 @@ impl Store {
 
     /// A workflow's short description, if it is stored.
     pub(crate) async fn meta(&self, id: &WorkflowId) -> Result<Option<Meta>, StoreError> {
-        let meta: HashMap<String, String> =
-            redis::cmd("HGETALL").arg(key(id, "meta")).query_async(&mut self.link.clone()).await?;
-        read_meta(id, &meta)
+        let meta = redis::cmd("HGETALL").arg(key(id, "meta")).query_async(&mut self.link.clone()).await;
+        read_meta(id, &meta.map_err(|error| StoreError::of(id, error))?)
     }
 
     /// Outputs by digest, in the order asked for.
@@ -232,7 +233,7 @@ impl Store {
         for digest in digests {
             cmd.arg(&digest.as_bytes()[..]);
         }
-        Ok(cmd.query_async(&mut self.link.clone()).await?)
+        cmd.query_async(&mut self.link.clone()).await.map_err(|error| StoreError::of(id, error))
     }
 
     /// Makes `new_owner` the writer, if nobody else became it since `seen` was read. Returns the new epoch.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::coordinator::examine;
 
-async fn redis(world: &World, words: &[&str]) {
+pub(super) async fn redis(world: &World, words: &[&str]) {
     let client = ::redis::Client::open(world.redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut command = ::redis::cmd(words[0]);
@@ -11,7 +11,7 @@ async fn redis(world: &World, words: &[&str]) {
     command.query_async::<()>(&mut connection).await.unwrap();
 }
 
-async fn finds(world: &World, what: &[&str]) {
+pub(super) async fn finds(world: &World, what: &[&str]) {
     let mut found = examine(&world.redis.url()).await.unwrap();
     found.sort();
     assert_eq!(found.len(), what.len(), "{found:?}");

@@ -34,6 +34,8 @@ pub(crate) struct Trouble {
     pub(crate) full: AtomicBool,
     /// It refuses every job.
     pub(crate) forbids: AtomicBool,
+    /// It knows nothing of the key that signed the workflow, and so does not even look at the jobs.
+    pub(crate) distrusts: AtomicBool,
     /// It signs receipts with a key that nobody trusts.
     pub(crate) forges: AtomicBool,
     /// It says `lost` of everything.
@@ -190,6 +192,9 @@ impl Fake {
         }
         if self.trouble.forbids.load(Ordering::SeqCst) {
             return Err(RpcError::new(ErrorKind::NotAllowed, "not here").with("index", 0));
+        }
+        if self.trouble.distrusts.load(Ordering::SeqCst) {
+            return Err(RpcError::new(ErrorKind::UntrustedSigner, "nothing is known of that key here"));
         }
         let refused = |refusal: horus_runners::admission::Refusal| {
             let error = RpcError::new(ErrorKind::from_name(refusal.kind.as_str()).unwrap(), refusal.message);

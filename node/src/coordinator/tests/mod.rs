@@ -8,6 +8,7 @@ mod redis;
 mod store;
 mod takeover;
 mod trouble;
+mod trust;
 mod ways;
 
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use horus_runners::job::WorkflowSubmission;
 use horus_transport::{Address, ClientOptions, ErrorKind, RpcClient, RpcError};
 use tempfile::TempDir;
 
-use super::{CoordinatorConfig, Running, start};
+use super::{CoordinatorConfig, RETENTION, Running, start};
 use crate::api::coordinator::{
     GetWorkflowStatus, SubmitWorkflow, SubmitWorkflowParams, Submitted, WaitWorkflow, WaitWorkflowParams,
     WorkflowStatusParams, WorkflowView,
@@ -67,8 +68,9 @@ impl World {
         for n in 0..supervisors {
             add(&key(30 + n), "\"supervisor\"");
         }
-        std::fs::write(directory.path().join("trust.toml"), &policy).unwrap();
-        let trust = Trust::new(TrustPolicy::parse(&policy).unwrap());
+        let file = directory.path().join("trust.toml");
+        std::fs::write(&file, &policy).unwrap();
+        let trust = Trust::open(&file).unwrap();
         let mut serving = Vec::new();
         for n in 0..supervisors {
             serving.push(fake::serve(&key(30 + n), &key(20), &trust).await);
@@ -85,6 +87,10 @@ impl World {
     }
 
     async fn start_with(&self, n: u8, redis: &str) -> Node {
+        self.start_keeping(n, redis, RETENTION).await
+    }
+
+    async fn start_keeping(&self, n: u8, redis: &str, retention: Duration) -> Node {
         let keys = self.directory.path().join(format!("keys{n}"));
         let keys = KeyDir::create(&keys, key(n), None, true).unwrap();
         let listen: Vec<SocketAddr> = vec!["127.0.0.1:0".parse().unwrap()];
@@ -94,11 +100,18 @@ impl World {
         let common = Common::with_keys(&keys, options, shutdown.clone()).unwrap();
         let config = CoordinatorConfig {
             supervisors: self.supervisors.iter().map(|serving| serving.address.clone()).collect(),
+            retention,
             ..CoordinatorConfig::default()
         };
         let running = start(common, config).await.unwrap();
         let address = format!("http://{}", running.addresses()[0]).parse().unwrap();
         Node { running, shutdown, address }
+    }
+
+    /// Takes a key out of the trust policy: supervisors follow at once, coordinators that are started afterwards.
+    fn distrust(&self, who: &Identity) {
+        TrustPolicy::remove(&self.directory.path().join("trust.toml"), who.peer_id()).unwrap();
+        self.trust.reload().unwrap();
     }
 
     fn client(&self, node: &Node, who: &Identity) -> RpcClient {

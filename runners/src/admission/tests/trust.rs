@@ -70,6 +70,24 @@ fn a_strangers_workflow_is_not_even_read() {
 }
 
 #[test]
+fn what_was_accepted_is_read_whoever_is_trusted_now_but_its_steps_are_not_admitted() {
+    let case = Case::new();
+    let (world, stranger) = (&case.world, &case.world.stranger);
+    let by_stranger = Envelope::sign(stranger, PayloadType::Workflow, case.workflow.payload().to_vec());
+    let workflow = world.verifier.accepted_workflow(&by_stranger).unwrap();
+    assert_eq!(workflow.signer, stranger.peer_id());
+    let batch = world.verifier.batch(&world.batch(&world.coordinator, vec![case.step("fetch", 1, None, &[])])).unwrap();
+    let refusal = world.verifier.admit(world.ask(&batch, &|_| Some(workflow.clone()), &|_| None)).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::UntrustedSigner);
+    let refused = world.verifier.check_submission(&workflow, &world.coordinator.peer_id(), world.now).unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::UntrustedSigner, "also once it is in memory");
+    let mut forged: serde_json::Value = serde_json::from_str(&by_stranger.to_json()).unwrap();
+    forged["signatures"][0]["keyid"] = json!(world.alice.peer_id());
+    let forged = Envelope::from_json(forged.to_string().as_bytes()).unwrap();
+    assert_eq!(world.verifier.accepted_workflow(&forged).unwrap_err().kind, RefusalKind::BadSignature);
+}
+
+#[test]
 fn a_submission_is_checked_before_its_first_step() {
     let check = |case: &Case| {
         let workflow = case.world.verifier.workflow(&case.workflow).unwrap();
