@@ -44,6 +44,8 @@ impl LogFlusher {
     /// Stores the lines of these jobs; what cannot be stored now waits for the next time, within the limits of a log.
     pub(crate) async fn flush(&self, jobs: &[(LocalId, u64)]) {
         let mut waiting = self.waiting.lock().await;
+        // Of a job that was given back or taken away, nobody else drops them.
+        waiting.retain(|id, batch| self.held.get(id, batch.token).is_some());
         let mut batches = Vec::new();
         for (id, token) in jobs {
             let lines = self.held.get(id, *token).map(|job| job.log.drain()).unwrap_or_default();

@@ -250,7 +250,7 @@ async fn an_endless_loop_hinders_nobody() {
     for script in ["osiris.model(\"m\").create(#{}); loop { }", "osiris.model(\"m\").count(); sleep(1000)"] {
         let store = store.clone();
         loops.push(tokio::spawn(async move {
-            execute_for(&store.executor, &job("osiris", script, |_| {}), Duration::from_secs(1))
+            execute_for(&store.executor, &job("osiris", script, |_| {}), Duration::from_secs(3))
                 .await
                 .error()
                 .code
@@ -258,9 +258,8 @@ async fn an_endless_loop_hinders_nobody() {
         }));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let started = Instant::now();
     store.output("osiris.model(\"m\").create(#{})").await;
-    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(loops.iter().all(|running| !running.is_finished()), "it waited for the others");
     for code in loops {
         assert_eq!(code.await.unwrap(), "TIMED_OUT");
     }

@@ -111,12 +111,14 @@ impl Cluster {
                 .stdout(Stdio::null())
                 .spawn()
                 .expect("no redis-server on PATH: install one, for example with `apt-get install redis-server`");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            if child.try_wait().unwrap().is_some() {
-                continue;
-            }
             let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-            let mut link = client.get_multiplexed_async_connection().await.unwrap();
+            let link = eventually("it answers, or the port was taken", async || {
+                if child.try_wait().unwrap().is_some() {
+                    return Some(None);
+                }
+                Some(Some(client.get_multiplexed_async_connection().await.ok()?))
+            });
+            let Some(mut link) = link.await else { continue };
             redis::cmd("CLUSTER").arg(&["ADDSLOTSRANGE", "0", "16383"]).exec_async(&mut link).await.unwrap();
             eventually("the cluster is ready", async || {
                 let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut link).await.unwrap();
