@@ -196,6 +196,9 @@ impl Driver {
         for (peer, mut steps) in std::mem::take(&mut self.found) {
             steps.retain(|step| still_wanted(&state, &Command::Watch(*step, peer)));
             self.watch(&state, peer, &steps);
+            if state.stop.is_some() {
+                commands.extend(steps.iter().map(|step| Command::Cancel(*step, peer)));
+            }
         }
         let ended = self.carry_out(&state, commands);
         let snapshot = if ended || self.changes_since_snapshot >= SNAPSHOT_AFTER.max(live.plan.steps().len()) {
@@ -272,6 +275,11 @@ impl Driver {
         let remembered = remembered.min(limits::RUN_UNTIL_AHEAD * 2);
         let keep = self.shared.retention;
         let (store, id) = (&self.shared.store, &self.live.id);
+        let left = self.left().await;
+        if !left.is_empty() {
+            self.patiently(|| store.note_cancels(&left, run_until)).await?;
+            self.shared.to_cancel.notify_one();
+        }
         self.patiently(|| store.expire(id, keep, remembered)).await?;
         self.patiently(|| store.request_done(id)).await?;
         self.patiently(|| store.note_ended(id)).await

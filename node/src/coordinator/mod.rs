@@ -5,6 +5,7 @@
 //! | `start`, `config` | the role: from flags to a coordinator that serves |
 //! | `submit`, `show`, `steer`, `logs` | its methods |
 //! | `ask` | finding out, for those who look, which steps run |
+//! | `cancels` | cancelling what a stopped workflow has left at supervisors that could not be asked |
 //! | `driver`, `live` | one task for each workflow that has not ended: events in, journal, commands out |
 //! | `watchman` | recovery, and taking over from coordinators that died |
 //! | `nodes` | nodes that announce themselves, and the mesh |
@@ -20,6 +21,7 @@
 mod arrival;
 mod ask;
 mod batch;
+mod cancels;
 mod deliver;
 mod doctor;
 mod driver;
@@ -52,6 +54,7 @@ use horus_runners::admission::Verifier;
 use horus_runners::job::WorkflowId;
 use horus_transport::{Caller, ErrorKind, RpcError};
 use lru::LruCache;
+use tokio::sync::Notify;
 
 use crate::role::{Announcer, Health, RoleMesh, Shutdown};
 use live::Live;
@@ -93,6 +96,8 @@ pub(crate) struct Shared {
     driven: RwLock<HashMap<WorkflowId, Arc<Live>>>,
     /// Workflows that this coordinator cannot use, because what is stored of them is broken. Not tried again before a restart; others may.
     broken: Mutex<HashSet<WorkflowId>>,
+    /// Wakes whoever cancels what is noted, when more is.
+    to_cancel: Notify,
     /// Workflows of which Redis has lost the last changes, until they are taken up again from what is left.
     rewound: Mutex<HashSet<WorkflowId>>,
 }

@@ -11,12 +11,13 @@ use horus_transport::{
     Address, ClientOptions, Dispatcher, GetNodeInfo, Limits, MethodTable, RateLimits, RpcServer, Security,
     ServerOptions, ServiceInfo,
 };
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::pool::Pool;
 use super::store::Store;
 use super::vault::Vault;
-use super::{Coordinator, Shared, nodes, watchman};
+use super::{Coordinator, Shared, cancels, nodes, watchman};
 use crate::api::coordinator as api;
 use crate::api::{GetMeshStatus, ListNodes};
 use crate::role::{Common, RoleError, Running, Serving};
@@ -119,6 +120,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         retention: config.retention,
         driven: RwLock::new(HashMap::new()),
         broken: Mutex::new(HashSet::new()),
+        to_cancel: Notify::new(),
         rewound: Mutex::new(HashSet::new()),
     });
     let coordinator = Arc::new(Coordinator {
@@ -174,6 +176,7 @@ pub async fn start(common: Common, config: CoordinatorConfig) -> Result<Running,
         shutdown.stop();
     });
     let workflows = shared.store.clone();
+    tasks.spawn(cancels::carry_out(Arc::clone(&shared)));
     tasks.spawn(watchman::watch(shared));
     tasks.spawn(nonces.keep_watch(common.shutdown.clone(), move || {
         let workflows = workflows.clone();

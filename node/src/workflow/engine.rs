@@ -18,6 +18,8 @@ use super::policy::Unknown;
 use super::state::{Dispatch, State, Stop};
 use super::status::{StepStatus, WorkflowStatus};
 
+/// The error of a step of which nobody could say what became of it.
+pub(super) const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 /// How long jobs get to stop after a workflow was cancelled or its time was over, before they are given up as unknown.
 pub const GRACE: Duration = Duration::from_secs(15);
 
@@ -215,7 +217,7 @@ impl Run<'_> {
             if !self.is_current(*step, &[StepStatus::Dispatched, StepStatus::Running]) {
                 continue;
             }
-            let error = problem("UNKNOWN_OUTCOME", reason);
+            let error = problem(UNKNOWN_OUTCOME, reason);
             let policy = &self.plan.step(step.0).policy;
             if self.state.stop.is_none() {
                 if policy.retries_unknown(step.1) {

@@ -25,7 +25,7 @@ pub use engine::{GRACE, apply};
 pub use event::{Command, Event, Outcome, ReceiptPlace, Record, StepAttempt, StepIndex, Timer};
 pub use plan::{Deadline, Plan, PlannedStep};
 pub use policy::{Policy, UNKNOWN_ATTEMPTS, Unknown};
-pub use resume::{resume, still_wanted, time_until};
+pub use resume::{at_large, resume, still_wanted, time_until};
 pub use selector::Selector;
 pub use state::{Dispatch, Snapshot, SnapshotError, State, StepState, Stop};
 pub use status::{StepStatus, WorkflowStatus};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use horus_keys::Timestamp;
+use horus_keys::{PeerId, Timestamp};
 
-use super::engine::GRACE;
+use super::engine::{GRACE, UNKNOWN_OUTCOME};
 use super::event::{Command, StepAttempt, Timer};
 use super::plan::Plan;
 use super::state::State;
@@ -82,6 +82,31 @@ pub fn resume(plan: &Plan, state: &State) -> Vec<Command> {
     commands
 }
 
+/// What a stopped workflow may have left at supervisors: attempts that were sent, and of whose end nobody knows.
+#[must_use]
+pub fn at_large(plan: &Plan, state: &State) -> Vec<(StepAttempt, PeerId)> {
+    let mut left = Vec::new();
+    if state.stop.is_none() {
+        return left;
+    }
+    for (place, dispatch) in (0..).zip(&state.dispatches) {
+        let StepAttempt(step, attempt) = dispatch.step;
+        let at = state.step(step);
+        let is_unknown = if at.attempt == attempt {
+            let given_up = at.error.as_ref().is_some_and(|error| error.code == UNKNOWN_OUTCOME);
+            // What was sent elsewhere before has certainly come back.
+            at.dispatch == Some(place) && (at.status.has_job() || at.status != StepStatus::Succeeded && given_up)
+        } else {
+            // The others ended, as their receipts say.
+            plan.step(step).policy.retries_unknown(attempt)
+        };
+        if let (true, Some(supervisor)) = (is_unknown, state.supervisors.get(dispatch.supervisor as usize)) {
+            left.push((dispatch.step, *supervisor));
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use horus_keys::{Digest, Identity};
@@ -137,6 +162,33 @@ mod tests {
             assert!(apply(&plan, &mut state, &Record { at, event }, &mut commands));
         }
         (plan, state, commands)
+    }
+
+    #[test]
+    fn what_a_stopped_workflow_may_have_left_is_what_nobody_knows_the_end_of() {
+        let (plan, mut state, _) = plan_and_state();
+        let at = Timestamp::from_millis(10 * HOUR_MS);
+        let happen = |state: &mut State, event| {
+            assert!(apply(&plan, state, &Record { at: at.saturating_add(GRACE), event }, &mut Vec::new()));
+            at_large(&plan, state)
+        };
+        let supervisor = Identity::from_seed(&[1; 32]).peer_id();
+        let b = (StepAttempt(1, 1), supervisor);
+        assert_eq!(at_large(&plan, &state), [], "it goes on");
+        let cancel = Event::CancelRequested { by: supervisor };
+        assert_eq!(happen(&mut state, cancel), [b], "the other step's first attempt has a receipt");
+        let due = state.step(1).wake_at.unwrap();
+        let mut given_up = state.clone();
+        assert_eq!(happen(&mut given_up, Event::Woken { step: b.0, due }), [b], "it was waited for long enough");
+        let outcome = Outcome {
+            status: JobStatus::Cancelled,
+            output: None,
+            error: None,
+            receipt: None,
+            started_at: None,
+            finished_at: None,
+        };
+        assert_eq!(happen(&mut state, Event::Finished { step: b.0, outcome }), []);
     }
 
     #[test]

@@ -8,21 +8,18 @@ use std::time::Duration;
 
 use horus_keys::{PeerId, Timestamp};
 use horus_runners::job::{JobId, limits, step_job_id};
-use horus_transport::Call;
 use tokio::time::Instant;
 
 use super::{Driver, Out, Sent};
-use crate::api::supervisor::{CancelJob, JobIdParams};
 use crate::coordinator::arrival::Message;
 use crate::coordinator::batch::ticket;
+use crate::coordinator::cancels;
 use crate::coordinator::deliver::Delivery;
 use crate::coordinator::pool::Supervisor;
-use crate::workflow::{Command, GRACE, State, StepAttempt, time_until};
+use crate::workflow::{Command, GRACE, State, StepAttempt, at_large, time_until};
 
 /// The first pause before a supervisor is asked again to cancel, and the longest.
 const CANCEL_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How long one such call may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Brings steps on their way.
@@ -96,6 +93,13 @@ impl Driver {
         step_job_id(self.live.plan.workflow(), &planned.id, None, step.1, &planned.runner)
     }
 
+    /// The jobs of an ended workflow that are still to be cancelled, and who may have them.
+    pub(super) async fn left(&self) -> Vec<(PeerId, JobId)> {
+        let state = self.live.state.read().await;
+        let left = at_large(&self.live.plan, &state);
+        left.into_iter().map(|(step, supervisor)| (supervisor, self.job(step))).collect()
+    }
+
     /// After a restart: what supervisors may have is sent to them again, which changes nothing if they have it.
     pub(super) fn watch(&mut self, state: &State, peer: PeerId, steps: &[StepAttempt]) {
         let Some(supervisor) = self.shared.pool.find(&peer) else {
@@ -136,33 +140,19 @@ async fn find_again(
     }
 }
 
-/// Asks a supervisor to cancel jobs until it has heard it for each: one that is still on its way there is not known yet.
+/// Asks a supervisor to cancel jobs until it has heard it for each, as long as their workflow waits for that: one that is still on its way there
+/// is not known yet.
 async fn cancel_jobs(supervisor: Arc<Supervisor>, mut jobs: Vec<JobId>) {
     let until = Instant::now() + GRACE;
     let mut pause = CANCEL_AGAIN.0;
     while !jobs.is_empty() && Instant::now() < until {
-        let mut left = Vec::new();
-        for jobs in jobs.chunks(limits::BATCH_JOBS) {
-            let calls: Result<Vec<Call>, _> =
-                jobs.iter().map(|job| Call::new::<CancelJob>(&JobIdParams { job_id: job.clone() })).collect();
-            match async { supervisor.client.batch(&calls?, PATIENCE).await }.await {
-                Ok(answers) => {
-                    let failed = jobs.iter().zip(answers).filter(|(_, answer)| answer.is_err());
-                    left.extend(failed.map(|(job, _)| job.clone()));
-                }
-                Err(error) => {
-                    tracing::debug!(supervisor = %supervisor.address, %error, "cancelling again");
-                    left.extend_from_slice(jobs);
-                }
-            }
-        }
-        jobs = left;
+        jobs = cancels::ask(&supervisor, &jobs).await;
         if !jobs.is_empty() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(CANCEL_AGAIN.1);
         }
     }
     if !jobs.is_empty() {
-        tracing::warn!(supervisor = %supervisor.address, jobs = jobs.len(), "jobs could not be cancelled");
+        tracing::warn!(supervisor = %supervisor.address, jobs = jobs.len(), "jobs could not be cancelled yet");
     }
 }

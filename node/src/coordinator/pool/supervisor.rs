@@ -49,6 +49,8 @@ struct Known {
     silences: u64,
     /// Whether it ever answered.
     met: bool,
+    /// Whether it was heard again since it was looked at last.
+    back: bool,
     /// Why it gets no steps although it answers.
     refused: Option<String>,
     /// What the latest call failed with.
@@ -164,12 +166,14 @@ impl Supervisor {
     pub(crate) fn found(&self, found: Found) -> bool {
         let mut known = self.write();
         let changed = known.silent_since.is_some()
+            || known.back
             || !known.met
             || known.kinds != found.kinds
             || known.labels != found.labels
             || known.peer != Some(found.peer)
             || known.refused != found.refused;
         known.met = true;
+        known.back = false;
         known.silent_since = None;
         known.error = None;
         known.peer = Some(found.peer);
@@ -185,7 +189,9 @@ impl Supervisor {
         if self.read().silent_since.is_none() {
             return;
         }
-        self.write().silent_since = None;
+        let mut known = self.write();
+        (known.silent_since, known.back) = (None, true);
+        drop(known);
         self.look.notify_one();
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use horus_keys::{PeerId, Timestamp};
-use horus_runners::job::WorkflowId;
+use horus_runners::job::{JobId, WorkflowId};
 use redis::AsyncCommands;
 
 use super::{Store, StoreError};
@@ -11,12 +11,16 @@ use super::{Store, StoreError};
 const ALL: &str = "horus:workflows";
 const ACTIVE: &str = "horus:workflows:active";
 const REQUESTS: &str = "horus:workflows:requests";
+const CANCELS: &str = "horus:workflows:cancels";
 const SUBMITTERS: &str = "horus:workflows:submitters";
 const COORDINATORS: &str = "horus:coordinators";
 
 fn of(peer: &PeerId) -> String {
     format!("{ALL}:of:{peer}")
 }
+
+/// Jobs that one command names at most.
+const JOBS: usize = 1000;
 
 /// An id in a list, and when the workflow was accepted.
 pub(crate) type Listed = (WorkflowId, Timestamp);
@@ -156,6 +160,40 @@ impl Store {
     /// Notes that a request was heard.
     pub(crate) async fn request_done(&self, id: &WorkflowId) -> Result<(), StoreError> {
         Ok(self.link.clone().hdel(REQUESTS, id.as_str()).await?)
+    }
+
+    /// Notes jobs that their supervisors are still to cancel, up to that time. Noting them again changes nothing.
+    pub(crate) async fn note_cancels(&self, jobs: &[(PeerId, JobId)], until: Timestamp) -> Result<(), StoreError> {
+        for jobs in jobs.chunks(JOBS) {
+            let members: Vec<(i64, String)> =
+                jobs.iter().map(|(peer, job)| (until.as_millis(), format!("{peer} {job}"))).collect();
+            let () = self.link.clone().zadd_multiple(CANCELS, &members).await?;
+        }
+        Ok(())
+    }
+
+    /// The jobs that are still to be cancelled. Those whose time is over are forgotten.
+    pub(crate) async fn cancels(&self, now: Timestamp) -> Result<Vec<(PeerId, JobId)>, StoreError> {
+        let (all,): (Vec<String>,) = redis::pipe()
+            .zrembyscore(CANCELS, "-inf", now.as_millis())
+            .ignore()
+            .zrange(CANCELS, 0, -1)
+            .query_async(&mut self.link.clone())
+            .await?;
+        let read = |text: &String| {
+            let (peer, job) = text.split_once(' ')?;
+            Some((peer.parse().ok()?, job.parse().ok()?))
+        };
+        Ok(all.iter().filter_map(read).collect())
+    }
+
+    /// Notes that jobs are cancelled, or have ended.
+    pub(crate) async fn cancels_done(&self, jobs: &[(PeerId, JobId)]) -> Result<(), StoreError> {
+        for jobs in jobs.chunks(JOBS) {
+            let members: Vec<String> = jobs.iter().map(|(peer, job)| format!("{peer} {job}")).collect();
+            let () = self.link.clone().zrem(CANCELS, members).await?;
+        }
+        Ok(())
     }
 
     /// A sign of life of a running coordinator.

@@ -11,6 +11,7 @@
 //! | `horus:workflows:submitters` | set of those who have a list |
 //! | `horus:workflows:active` | set of ids that have not ended |
 //! | `horus:workflows:requests` | hash id -> PeerId: cancellations that the owner has not seen |
+//! | `horus:workflows:cancels` | sorted set `PEER JOB` by the job's `run_until`: jobs of stopped workflows that the supervisor has not confirmed to be cancelled |
 //! | `horus:supervisors` | hash PeerId -> announcement: the supervisors that announced themselves |
 //! | `horus:coordinators` | hash: a counter for every running coordinator, which grows while it lives |
 

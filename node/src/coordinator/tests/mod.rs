@@ -5,6 +5,7 @@ mod ends;
 mod fake;
 mod life;
 mod redis;
+mod stopped;
 mod store;
 mod takeover;
 mod trouble;
