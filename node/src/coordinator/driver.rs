@@ -184,7 +184,11 @@ impl Driver {
         }
         let sent = self.assign(&mut state, now, &mut records, &mut commands);
         if !records.is_empty() {
-            self.journal(&state, before, &records, &outputs, &receipts).await?;
+            let stored = self.journal(&state, before, &records, &outputs, &receipts).await;
+            if stored.is_err() {
+                live.set_adrift();
+            }
+            stored?;
             for (digest, text) in outputs {
                 self.shared.vault.keep_output(digest, text);
             }

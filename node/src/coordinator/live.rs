@@ -1,7 +1,7 @@
 //! A workflow that this coordinator knows: what never changes about it, and where it is.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use horus_keys::{Digest, PeerId, Timestamp};
 use horus_runners::admission::SignedWorkflow;
@@ -22,6 +22,8 @@ pub(crate) struct Live {
     /// Where it is. Written by the driver alone, which holds the lock until the change is in the journal: nobody sees what could
     /// still be lost.
     pub(crate) state: RwLock<State>,
+    /// Whether the driver had to let go in the middle of a change: the state is one that Redis has never had.
+    adrift: AtomicBool,
     /// The state's sequence; readers wait for it to grow.
     pub(crate) revision: watch::Sender<u64>,
     /// Whether its supervisors are being asked which of its steps run.
@@ -70,9 +72,19 @@ impl Live {
         let plan = plan(signed.digest, &signed.definition, signed.submission.run_until)?;
         let (inbox, messages) = mpsc::unbounded_channel();
         let state = RwLock::new(State::new(&plan));
-        let (revision, asking) = (watch::Sender::new(0), AtomicBool::new(false));
-        let live = Self { id: id.clone(), signed, created_at, plan, state, revision, asking, inbox };
+        let (revision, adrift, asking) = (watch::Sender::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let live = Self { id: id.clone(), signed, created_at, plan, state, adrift, revision, asking, inbox };
         Some((live, messages))
+    }
+
+    /// Notes, before the lock on the state is given back, that a change to it could not be stored.
+    pub(crate) fn set_adrift(&self) {
+        self.adrift.store(true, Ordering::Release);
+    }
+
+    /// Whether the state, read under its lock, is not to be shown: Redis has another, which is to be found there.
+    pub(crate) fn is_adrift(&self) -> bool {
+        self.adrift.load(Ordering::Acquire)
     }
 
     /// Who signed it.

@@ -204,7 +204,16 @@ impl Coordinator {
     /// A workflow that the caller may see: driven here, or read from Redis.
     async fn find(&self, sight: Sight, id: &WorkflowId) -> Result<Arc<Live>, RpcError> {
         let live = match self.shared.driven(id) {
-            Some(live) => live,
+            Some(live) => {
+                // Its driver may be about to lose it.
+                let seen = self.state(&live).await.map(drop);
+                if live.is_adrift() {
+                    self.read(id).await?
+                } else {
+                    seen?;
+                    live
+                }
+            }
             None => self.read(id).await?,
         };
         if sight.sees(live.submitter()) { Ok(live) } else { Err(no_workflow(id)) }

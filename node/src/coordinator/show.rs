@@ -50,10 +50,11 @@ impl Coordinator {
         loop {
             let live = self.find(sight, &params.workflow_id).await?;
             let mut revision = live.revision.subscribe();
-            let (now, ended) = {
-                let state = self.state(&live).await?;
-                (state.sequence, state.status.is_final())
-            };
+            let seen = self.state(&live).await.map(|state| (state.sequence, state.status.is_final()));
+            if live.is_adrift() {
+                continue;
+            }
+            let (now, ended) = seen?;
             let enough = ended || params.after_revision.is_some_and(|after| now > after);
             if enough || Instant::now() >= until || self.shared.shutdown.is_draining() {
                 return self.view(&live, params.steps.unwrap_or_default()).await;
@@ -133,15 +134,19 @@ impl Coordinator {
         Ok(WorkflowPage { workflows, cursor })
     }
 
-    /// The state, unless its driver is held up for too long.
+    /// The state, unless its driver is held up for too long, or has lost the workflow.
     pub(super) async fn state<'a>(&self, live: &'a Live) -> Result<tokio::sync::RwLockReadGuard<'a, State>, RpcError> {
-        tokio::time::timeout(PATIENCE, live.state.read()).await.map_err(|_| {
-            RpcError::new(
-                ErrorKind::RedisUnavailable,
+        let unavailable = |message: &str| RpcError::new(ErrorKind::RedisUnavailable, message);
+        let state = tokio::time::timeout(PATIENCE, live.state.read()).await.map_err(|_| {
+            unavailable(
                 "this coordinator is waiting for its Redis, and cannot say how the workflow stands; it goes on by itself, \
                  send the call again in some seconds",
             )
-        })
+        })?;
+        if live.is_adrift() {
+            return Err(unavailable("this coordinator has just let go of the workflow: send the call again"));
+        }
+        Ok(state)
     }
 
     /// A workflow as it is shown.

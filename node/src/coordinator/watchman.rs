@@ -19,6 +19,7 @@ use super::driver::Driver;
 use super::live::{Live, fits};
 use super::nodes;
 use super::store::{Meta, StoreError};
+use crate::workflow::State;
 
 /// How often the own counter grows, and others' are looked at.
 const BEAT: Duration = Duration::from_secs(1);
@@ -146,7 +147,8 @@ impl Watchman {
         for (id, by) in shared.store.requests().await? {
             let Some(live) = shared.driven(&id) else { continue };
             // Done once it is written down: a driver that dies before has heard it for nothing, and the next one must hear it too.
-            if live.state.try_read().is_ok_and(|state| state.stop.is_some() || state.status.is_final()) {
+            let is_stored = |state: &State| !live.is_adrift() && (state.stop.is_some() || state.status.is_final());
+            if live.state.try_read().is_ok_and(|state| is_stored(&state)) {
                 shared.store.request_done(&id).await?;
             } else {
                 let _ = live.inbox.send(Message::Cancel { by });
