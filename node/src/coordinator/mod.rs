@@ -59,7 +59,7 @@ use tokio::sync::Notify;
 use crate::role::{Announcer, Health, RoleMesh, Shutdown};
 use live::Live;
 use pool::Pool;
-use store::{Store, StoreError};
+use store::{Meta, Store, StoreError};
 use vault::Vault;
 
 /// Workflows without a driver that are kept in memory, for those who ask about them again.
@@ -221,10 +221,7 @@ impl Coordinator {
 
     /// A workflow that this coordinator does not drive, as Redis has it now.
     async fn read(&self, id: &WorkflowId) -> Result<Arc<Live>, RpcError> {
-        let shared = &self.shared;
-        shared.check_redis()?;
-        let meta = shared.store.kept(id).await.map_err(|error| shared.as_rpc(&error))?;
-        let Some(meta) = meta else { return Err(no_workflow(id)) };
+        let (shared, meta) = (&self.shared, self.kept(id).await?);
         let known = {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
             shown.get(id).cloned()
@@ -241,6 +238,14 @@ impl Coordinator {
             shown.put(id.clone(), Arc::clone(&live));
         }
         Ok(live)
+    }
+
+    /// The description of a workflow that this coordinator does not drive.
+    async fn kept(&self, id: &WorkflowId) -> Result<Meta, RpcError> {
+        let shared = &self.shared;
+        shared.check_redis()?;
+        let meta = shared.store.kept(id).await.map_err(|error| shared.as_rpc(&error))?;
+        meta.ok_or_else(|| no_workflow(id))
     }
 
     fn shown_lately() -> Mutex<LruCache<WorkflowId, Arc<Live>>> {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::live::Live;
 use super::store::StoreError;
-use super::{Coordinator, Sight, ask};
+use super::{Coordinator, Sight, ask, no_workflow};
 use crate::api::coordinator::{
     ListWorkflowsParams, MAX_OUTPUT_BYTES, MAX_STEPS_SHOWN, MAX_WORKFLOW_LIST, MAX_WORKFLOW_WAIT, OutputReceipt,
     StepDetail, StepView, WaitWorkflowParams, WorkflowPage, WorkflowStatusParams, WorkflowSummary, WorkflowView,
@@ -47,28 +47,51 @@ impl Coordinator {
     ) -> Result<WorkflowView, RpcError> {
         let sight = Sight::of(&caller, &self.shared.trust)?;
         let until = Instant::now() + Duration::from_millis(params.timeout_ms).min(MAX_WORKFLOW_WAIT);
+        let id = &params.workflow_id;
         loop {
-            let live = self.find(sight, &params.workflow_id).await?;
-            let mut revision = live.revision.subscribe();
-            let seen = self.state(&live).await.map(|state| (state.sequence, state.status.is_final()));
-            if live.is_adrift() {
-                continue;
-            }
-            let (now, ended) = seen?;
+            // Of one that another coordinator drives, its description says enough until there is something to show.
+            let live = if self.shared.driven(id).is_some() { Some(self.find(sight, id).await?) } else { None };
+            let (now, ended) = match &live {
+                Some(live) => {
+                    let seen = self.state(live).await.map(|state| (state.sequence, state.status.is_final()));
+                    if live.is_adrift() {
+                        continue;
+                    }
+                    seen?
+                }
+                None => {
+                    let meta = self.kept(id).await?;
+                    if !sight.sees(meta.submitter) {
+                        return Err(no_workflow(id));
+                    }
+                    (meta.sequence, meta.status.is_final())
+                }
+            };
             let enough = ended || params.after_revision.is_some_and(|after| now > after);
             if enough || Instant::now() >= until || self.shared.shutdown.is_draining() {
+                let live = match live {
+                    Some(live) => live,
+                    None => self.find(sight, id).await?,
+                };
                 return self.view(&live, params.steps.unwrap_or_default()).await;
             }
+            let Some(live) = live else {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until.min(Instant::now() + LOOK)) => {}
+                    () = self.shared.shutdown.draining() => {}
+                }
+                continue;
+            };
             if params.after_revision.is_some() {
                 // Who waits for the end only does not look at what happens until then.
                 ask::looked_at(&self.shared, &live);
             }
-            let look = if self.shared.driven(&live.id).is_some() { MAX_WORKFLOW_WAIT } else { LOOK };
+            let mut revision = live.revision.subscribe();
             tokio::select! {
                 // Until the state that was just looked at has changed; an end of the driver wakes as well.
                 _ = revision.wait_for(|at| *at > now) => {}
-                () = live.inbox.closed(), if look == MAX_WORKFLOW_WAIT => {}
-                () = tokio::time::sleep_until(until.min(Instant::now() + look)) => {}
+                () = live.inbox.closed() => {}
+                () = tokio::time::sleep_until(until) => {}
                 () = self.shared.shutdown.draining() => {}
             }
         }

@@ -5,13 +5,14 @@
 //! before the next: results that come one by one would otherwise cost one call each.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use horus_keys::{Digest, Timestamp};
+use horus_keys::{Digest, Envelope, Timestamp};
 use horus_runners::admission::Verifier;
 use horus_runners::job::{JobError, JobId, JobStatus};
 use horus_transport::{ErrorKind, RpcError};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use super::arrival::{Arrived, Message, arrived};
 use super::pool::{Pool, Supervisor};
-use crate::api::supervisor::{WaitJobs, WaitJobsParams, WaitedJobs};
+use crate::api::supervisor::{JobResult, WaitJobs, WaitJobsParams, WaitedJobs};
 use crate::workflow::StepAttempt;
 
 /// All polls end at multiples of this.
@@ -248,7 +249,7 @@ impl Waiter {
                 self.pool.there.note_receipts(peer, envelope.digest());
             }
         }
-        let (settled, left) = check(&self.verifier, watches, waited).await;
+        let (settled, left) = check(&self.verifier, watches, waited, arrived).await;
         self.gave_back(settled.len());
         // One message for each workflow, however many of its jobs have ended.
         let mut groups: Vec<(mpsc::UnboundedSender<Message>, Vec<Arrived>)> = Vec::new();
@@ -379,8 +380,16 @@ type Settled = (mpsc::UnboundedSender<Message>, Arrived);
 /// A job that goes on being waited for, with what is wrong about its result, if there was one.
 type Left = (Watch, Option<String>);
 
+/// What [`arrived`] does.
+type Believe = fn(&Verifier, &Watch, &JobResult, Option<(&Envelope, u32)>, Timestamp) -> Result<Arrived, String>;
+
 /// Checks results against their receipts, off the async threads when there is much to check.
-async fn check(verifier: &Verifier, watches: Vec<Watch>, waited: WaitedJobs) -> (Vec<Settled>, Vec<Left>) {
+async fn check(
+    verifier: &Verifier,
+    watches: Vec<Watch>,
+    waited: WaitedJobs,
+    believe: Believe,
+) -> (Vec<Settled>, Vec<Left>) {
     let verifier = verifier.clone();
     let large = waited.receipts.len() > 4 || waited.done.len() > 32;
     let work = move || {
@@ -395,7 +404,10 @@ async fn check(verifier: &Verifier, watches: Vec<Watch>, waited: WaitedJobs) -> 
                 left.push((watch, None));
                 continue;
             };
-            match arrived(&verifier, &watch, result, waited.receipt_of(result), now) {
+            // All workflows wait for this one task: no result may end it.
+            let checked = || believe(&verifier, &watch, result, waited.receipt_of(result), now);
+            let checked = catch_unwind(AssertUnwindSafe(checked));
+            match checked.unwrap_or_else(|_| Err("the check of its result failed; the log says where".to_owned())) {
                 Ok(arrived) => settled.push((watch.inbox.clone(), arrived)),
                 Err(reason) => left.push((watch, Some(reason))),
             }

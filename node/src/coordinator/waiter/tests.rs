@@ -88,3 +88,21 @@ async fn a_watch_that_nobody_wants_any_more_does_not_replace_the_one_that_is_wan
         }
     }
 }
+
+#[tokio::test]
+async fn a_result_on_which_the_check_breaks_is_asked_for_again_and_the_others_are_taken() {
+    let bench = Bench::new();
+    let (mut broken, _kept) = bench.watch();
+    broken.job = job("b");
+    let (good, _wanted) = bench.watch();
+    let result =
+        |job_id: JobId| JobResult { job_id, status: JobStatus::Lost, output: None, error: None, receipt: None };
+    let waited = WaitedJobs { done: vec![result(job("b")), result(job("a"))], ..WaitedJobs::default() };
+    let believe: Believe = |_, watch, result, _, _| {
+        assert!(watch.job == job("a"), "as a bug would");
+        Ok(Arrived::without_receipt(watch.step, result.status, None))
+    };
+    let (settled, left) = check(&bench.waiter.verifier, vec![broken, good], waited, believe).await;
+    assert_eq!((settled.len(), left.len()), (1, 1));
+    assert!(left[0].0.job == job("b") && left[0].1.is_some(), "{:?}", left[0].1);
+}
