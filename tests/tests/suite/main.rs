@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Tests: what fails here is to panic.
 
 mod busy_month;
+mod cancelled;
 mod cli_keys;
 mod cli_output;
 mod clocks;
