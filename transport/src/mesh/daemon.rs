@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::places::{Places, Purpose};
+use super::places::{Place, Places, Purpose};
 use super::slot::Slots;
 
 /// How long the daemon may take for anything that does not wait for the mesh.
@@ -193,27 +193,30 @@ impl Daemon {
         self.call("getPeers", json!([])).await
     }
 
-    /// Whether few more long polls may wait.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.places.is_crowded()
+    /// Whether few more messages of that purpose may wait.
+    pub(super) fn is_crowded(&self, purpose: Purpose) -> bool {
+        self.places.is_crowded(purpose)
     }
 
-    /// Sends a message, once there is a place for one of that purpose, and waits so long for a reply, rounded up to seconds. Pings share
-    /// the time that they are given.
-    pub(super) async fn push(
+    /// Waits for a place for a message of that purpose: to be had before it is sent.
+    pub(super) async fn place(&self, purpose: Purpose) -> Place {
+        self.places.enter(purpose).await
+    }
+
+    /// Sends a ping once there is a place for it. Pings share the time that they are given.
+    pub(super) async fn ping(
         &self,
         ip: Ipv6Addr,
         topic: &str,
         payload: &[u8],
         wait: Duration,
-        purpose: Purpose,
     ) -> Result<Pushed, DaemonError> {
-        let (_place, wait) = self.places.enter(purpose, wait).await;
-        self.push_at_once(ip, topic, payload, wait).await
+        let (_pinging, _place, wait) = self.places.enter_ping(wait).await;
+        self.push(ip, topic, payload, wait).await
     }
 
-    /// The same, whatever else waits at the daemon.
-    pub(super) async fn push_at_once(
+    /// Sends a message and waits so long for a reply, rounded up to seconds. Whoever may be one of many has a place first.
+    pub(super) async fn push(
         &self,
         ip: Ipv6Addr,
         topic: &str,

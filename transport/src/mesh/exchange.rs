@@ -18,7 +18,7 @@ use super::frame::{self, EntryHead, EntryState, ReplyHead, RequestHead};
 use super::lane::Lane;
 use super::nudge;
 use super::peer::{Core, Entry};
-use super::places::Purpose;
+use super::places::{Place, Purpose};
 use super::socket::call_local;
 use crate::error::{ErrorKind, RpcError};
 
@@ -37,8 +37,11 @@ const FIRST_ASK: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(2);
 /// How soon it is asked again about a call that goes on there.
 const NEXT: Duration = Duration::from_secs(10);
-/// How long a long poll waits at the node when many others wait for places at the daemon.
-const CROWDED_HOLD: Duration = Duration::from_secs(5);
+/// How long a message waits at the node, and how long when many others wait for places at the daemon. What has no reply by then goes on in
+/// the lane of long polls: calls that take long hold up no others.
+const HOLD: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(500));
+/// The same in that lane.
+const LONG_HOLD: (Duration, Duration) = (MAX_HOLD, Duration::from_secs(5));
 /// How long a reply may be under way after it was due.
 const TRAVEL: Duration = Duration::from_secs(5);
 
@@ -66,8 +69,15 @@ enum Probe {
 
 impl Core {
     /// Sends a batch and hands the replies to its callers, until all have one or are told why not.
-    /// Returns those whose calls go on at the node.
-    pub(super) async fn exchange(self: Arc<Self>, mut batch: Vec<Entry>, lane: Lane, alone: bool) -> Vec<Entry> {
+    /// Returns those whose calls go on at the node. `place` is that of the batch at the daemon.
+    pub(super) async fn exchange(
+        self: Arc<Self>,
+        mut batch: Vec<Entry>,
+        lane: Lane,
+        alone: bool,
+        place: Option<Place>,
+    ) -> Vec<Entry> {
+        let _place = place;
         let mut attempt = 0;
         loop {
             let now = Instant::now();
@@ -98,14 +108,12 @@ impl Core {
                 }
                 Err(error) => Some(error),
             };
+            if let Some(error) = error.as_ref().filter(|error| error.kind == ErrorKind::PeerUnreachable) {
+                self.gone.send_replace(Some(error.clone()));
+            }
             let given_up = (attempt >= ATTEMPTS && !batch.is_empty()).then(|| self.given_up());
             if let Some(error) = error.or(given_up) {
-                if error.kind == ErrorKind::PeerUnreachable {
-                    self.gone.send_replace(Some(error.clone()));
-                }
-                for entry in batch {
-                    let _ = entry.reply.send(Err(error.clone()));
-                }
+                refuse(batch, &error);
                 return Vec::new();
             }
         }
@@ -128,8 +136,9 @@ impl Core {
         }
         let now = Instant::now();
         let longest = batch.iter().map(|entry| entry.deadline).max().unwrap_or(now);
-        let crowded = lane == Lane::Long && self.daemon.is_crowded();
-        let hold = longest.saturating_duration_since(now).min(if crowded { CROWDED_HOLD } else { MAX_HOLD });
+        let hold = if lane == Lane::Long { LONG_HOLD } else { HOLD };
+        let hold = if self.daemon.is_crowded(lane.purpose()) { hold.1 } else { hold.0 };
+        let hold = longest.saturating_duration_since(now).min(hold);
         let message = self.message(batch, hold, lane == Lane::Long);
         batch.iter_mut().for_each(|entry| entry.fresh = !std::mem::replace(&mut entry.sent, true));
         if self.is_own() {
@@ -141,10 +150,10 @@ impl Core {
         for n in 1..=nudges {
             tokio::spawn(Arc::clone(self).nudge(nudge::AFTER * n as u32));
         }
-        let purpose = if lane == Lane::Long { Purpose::Poll } else { Purpose::Call };
-        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL, purpose);
+        let push = self.daemon.push(self.ip, &self.topic, &message, hold + TRAVEL);
         tokio::pin!(push);
-        let mut ask_at = now + self.patience(lane);
+        let polls = batch.iter().all(|entry| entry.long_poll);
+        let mut ask_at = now + self.patience(lane, polls);
         let mut asking: Option<BoxFuture<'_, Probe>> = None;
         let mut round = 0;
         loop {
@@ -173,7 +182,7 @@ impl Core {
                                 return Ok(Heard::Lost);
                             }
                             // It is there, and so is what it holds back.
-                            ask_at = Instant::now() + NEXT.max(self.patience(lane));
+                            ask_at = Instant::now() + NEXT.max(self.patience(lane, polls));
                         }
                         Probe::Unreachable if self.is_gone(round) => return Err(self.unreachable()),
                         Probe::Unserved if round > 1 => return Err(self.unserved()),
@@ -212,12 +221,13 @@ impl Core {
         round > 1 || self.has_alternative.load(Ordering::Relaxed) || self.silence() > TRUSTED_SILENCE / 3
     }
 
-    /// How long a message may stay unanswered before it is asked after.
-    fn patience(&self, lane: Lane) -> Duration {
+    /// How long a message may stay unanswered before it is asked after. `polls`: all that it holds wait for something to happen.
+    fn patience(&self, lane: Lane, polls: bool) -> Duration {
         match lane {
             Lane::Normal => QUIET.max(self.rtt().unwrap_or_default().min(TRAVEL) * 3),
-            Lane::Long if self.silence() < TRUSTED_SILENCE => MAX_HOLD * 2,
-            Lane::Long => QUIET * 2,
+            Lane::Long if self.silence() >= TRUSTED_SILENCE => QUIET * 2,
+            Lane::Long if polls => MAX_HOLD * 2,
+            Lane::Long => NEXT,
         }
     }
 
@@ -307,8 +317,13 @@ impl Core {
         let head = self.head(Duration::ZERO, false, numbers.into_iter().map(entry).collect());
         let message = frame::encode(&head, &[]);
         // One that lies at the daemon for longer must not hold up the others.
-        let purpose = if wait > ASK { Purpose::Ping } else { Purpose::Probe };
-        match self.daemon.push(self.ip, &self.topic, &message, wait, purpose).await {
+        let pushed = if wait > ASK {
+            self.daemon.ping(self.ip, &self.topic, &message, wait).await
+        } else {
+            let _place = self.daemon.place(Purpose::Probe).await;
+            self.daemon.push(self.ip, &self.topic, &message, wait).await
+        };
+        match pushed {
             Ok(Pushed::Reply(message)) => match self.read(&message) {
                 Ok(Heard::Reply(head, bodies)) => Probe::Reply(head, bodies),
                 Ok(Heard::Refused(e)) => Probe::Failed(e),
@@ -348,7 +363,8 @@ impl Core {
         let head = RequestHead { nudge: true, ..self.head(nudge::PARK, false, Vec::new()) };
         let sent = self.nudges.sent();
         let message = frame::encode(&head, &[]);
-        let pushed = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL, Purpose::Poll).await;
+        let _place = self.daemon.place(Purpose::Poll).await;
+        let pushed = self.daemon.push(self.ip, &self.topic, &message, nudge::PARK + TRAVEL).await;
         let answer = pushed.map_err(RpcError::from).and_then(|pushed| match pushed {
             Pushed::Reply(message) => self.read(&message).map(|_| ()),
             Pushed::Id { .. } => Err(self.unreachable()),
@@ -383,6 +399,13 @@ fn deliver(batch: &mut Vec<Entry>, head: &ReplyHead, bodies: Vec<Bytes>) -> usiz
         }
     }
     lost
+}
+
+/// Tells the callers why there will be no reply.
+pub(super) fn refuse(batch: impl IntoIterator<Item = Entry>, error: &RpcError) {
+    for entry in batch {
+        let _ = entry.reply.send(Err(error.clone()));
+    }
 }
 
 /// The error in a reply that refuses a message as a whole.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::exchange;
 use super::frame::{HEAD_OVERHEAD, MAX_ENTRIES, MAX_MESSAGE};
 use super::peer::{Core, Entry};
+use super::places::{Place, Purpose};
 use crate::error::{ErrorKind, RpcError};
 
 /// Messages of the normal lane in flight.
@@ -44,6 +46,15 @@ pub(super) enum Lane {
     Normal,
     /// Calls that wait for something to happen, and those of the normal lane that turn out slow.
     Long,
+}
+
+impl Lane {
+    pub(super) fn purpose(self) -> Purpose {
+        match self {
+            Self::Normal => Purpose::Call,
+            Self::Long => Purpose::Poll,
+        }
+    }
 }
 
 /// How many messages may be sent.
@@ -118,7 +129,7 @@ pub(super) async fn run(
     slow: Option<mpsc::Sender<Entry>>,
 ) {
     let mut queue: VecDeque<Entry> = VecDeque::new();
-    let mut flying: JoinSet<(usize, Vec<Entry>)> = JoinSet::new();
+    let mut flying: JoinSet<Landed> = JoinSet::new();
     let mut pace = Pace::new();
     let mut flock = Flock::new();
     let mut since = Instant::now();
@@ -137,6 +148,12 @@ pub(super) async fn run(
             }
         };
         if ready.is_some_and(|at| at <= now) {
+            let Ok(place) = place(&core, lane, &mut queue).await else { continue };
+            // What came while there was none travels with the rest.
+            while let Some(landed) = flying.try_join_next() {
+                land(landed, &mut flock, &mut queue, slow.as_ref());
+            }
+            drain(&mut inbox, &mut queue);
             if flying.is_empty() && lane == Lane::Normal {
                 gather(&mut inbox, &mut queue).await;
             }
@@ -148,7 +165,7 @@ pub(super) async fn run(
                 pace.sent(Instant::now());
                 flock.expected = 0;
                 let (alone, callers) = (flying.is_empty(), batch.len());
-                let exchange = Arc::clone(&core).exchange(batch, lane, alone);
+                let exchange = Arc::clone(&core).exchange(batch, lane, alone, place);
                 flying.spawn(async move { (callers, exchange.await) });
             }
             continue;
@@ -165,18 +182,49 @@ pub(super) async fn run(
                 }
                 None => is_open = false,
             },
-            Some(back) = flying.join_next(), if !flying.is_empty() => {
-                let Ok((callers, back)) = back else { continue };
-                flock.answered(Instant::now(), callers - back.len(), queue.len());
-                match &slow {
-                    Some(slow) => back.into_iter().for_each(|entry| pass_on(slow, entry)),
-                    None => {
-                        since = if queue.is_empty() { Instant::now() - LINGER } else { since };
-                        queue.extend(back);
-                    }
-                }
+            Some(landed) = flying.join_next(), if !flying.is_empty() => {
+                since = if queue.is_empty() { Instant::now() - LINGER } else { since };
+                land(landed, &mut flock, &mut queue, slow.as_ref());
             }
             () = tokio::time::sleep_until(ready.unwrap_or(now)), if ready.is_some() => {}
+        }
+    }
+}
+
+/// Of a message that is no longer in flight: how many calls it held, and those that go on at the node.
+type Landed = (usize, Vec<Entry>);
+
+/// Has calls that go on at the node waited for: in the lane of long polls.
+fn land(
+    landed: Result<Landed, JoinError>,
+    flock: &mut Flock,
+    queue: &mut VecDeque<Entry>,
+    slow: Option<&mpsc::Sender<Entry>>,
+) {
+    let Ok((callers, back)) = landed else { return };
+    flock.answered(Instant::now(), callers - back.len(), queue.len());
+    match slow {
+        Some(slow) => back.into_iter().for_each(|entry| pass_on(slow, entry)),
+        None => queue.extend(back),
+    }
+}
+
+/// Waits for a place at the daemon, if one is needed. When the peer is found gone meanwhile, those in the queue are told.
+async fn place(core: &Core, lane: Lane, queue: &mut VecDeque<Entry>) -> Result<Option<Place>, ()> {
+    if core.is_own() {
+        return Ok(None);
+    }
+    let mut gone = core.gone.subscribe();
+    let place = core.daemon.place(lane.purpose());
+    tokio::pin!(place);
+    loop {
+        tokio::select! {
+            biased;
+            place = &mut place => return Ok(Some(place)),
+            Ok(()) = gone.changed() => if let Some(error) = gone.borrow_and_update().clone() {
+                exchange::refuse(queue.drain(..), &error);
+                return Err(());
+            }
         }
     }
 }
@@ -244,7 +292,20 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(5);
         let body = Bytes::from(vec![b' '; len]);
         let sendings = crate::carrier::Sendings::default();
-        (Entry { n, body, authorization: None, deadline, sent: false, fresh: false, sendings, reply }, outcome)
+        (
+            Entry {
+                n,
+                body,
+                authorization: None,
+                deadline,
+                sent: false,
+                fresh: false,
+                long_poll: false,
+                sendings,
+                reply,
+            },
+            outcome,
+        )
     }
 
     #[tokio::test]

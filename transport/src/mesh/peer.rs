@@ -36,6 +36,8 @@ pub(super) struct Entry {
     pub(super) sent: bool,
     /// Whether the latest message brought the body.
     pub(super) fresh: bool,
+    /// Whether it waits for something to happen.
+    pub(super) long_poll: bool,
     pub(super) sendings: Sendings,
     pub(super) reply: oneshot::Sender<Outcome>,
 }
@@ -134,7 +136,7 @@ impl Peer {
         let (reply, outcome) = oneshot::channel();
         let n = self.core.numbers.fetch_add(1, Ordering::Relaxed);
         let Outbound { body, authorization, deadline, long_poll, sendings } = request;
-        let entry = Entry { n, body, authorization, deadline, sent: false, fresh: false, sendings, reply };
+        let entry = Entry { n, body, authorization, deadline, sent: false, fresh: false, long_poll, sendings, reply };
         let lane = if long_poll { &self.long } else { &self.normal };
         if lane.try_send(entry).is_err() {
             let message = format!("{MAX_QUEUE} calls wait for {} already: call it less at once", self.core);

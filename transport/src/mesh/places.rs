@@ -3,17 +3,18 @@
 //! The daemon takes 100 calls at a time, of all processes of the host. Peers that are gone must not hold up the living: what finds out
 //! that a peer is gone, and what waits for it to come back, have places of their own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls.
 const CALLS: usize = 24;
 /// Long polls, and what else lies at the peer.
 const POLLS: usize = 44;
-/// With fewer of their places left than that, long polls must not take long.
-const SCARCE: usize = 4;
+/// With fewer of their places left than that, calls and long polls must not take long.
+const SCARCE: (usize, usize) = (12, 4);
 /// Questions how far a message is, or whether the peer is there, which are answered at once or hardly at all.
 const PROBES: usize = 12;
 /// Pings that lie at the daemon until the peer comes back.
@@ -32,44 +33,51 @@ pub(super) enum Purpose {
 
 /// The places at one daemon.
 pub(super) struct Places {
-    calls: Semaphore,
-    polls: Semaphore,
-    probes: Semaphore,
-    pings: Semaphore,
+    calls: Arc<Semaphore>,
+    polls: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
+    pings: Arc<Semaphore>,
     /// Pings that lie or want to.
     pinging: AtomicUsize,
 }
 
 /// A place that is taken, until it is dropped.
-pub(super) struct Place<'a> {
-    _permit: SemaphorePermit<'a>,
-    _pinging: Option<Counted<'a>>,
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
     pub(super) fn new() -> Self {
-        let [calls, polls, probes, pings] = [CALLS, POLLS, PROBES, PINGS].map(Semaphore::new);
+        let [calls, polls, probes, pings] =
+            [CALLS, POLLS, PROBES, PINGS].map(|places| Arc::new(Semaphore::new(places)));
         Self { calls, polls, probes, pings, pinging: AtomicUsize::new(0) }
     }
 
-    /// Waits for a place, and tells how long it may be kept instead of `wait`. Pings share their places: each has its turn about as often
-    /// as if it were alone, and is the shorter.
-    pub(super) async fn enter(&self, purpose: Purpose, wait: Duration) -> (Place<'_>, Duration) {
+    /// Waits for a place.
+    pub(super) async fn enter(&self, purpose: Purpose) -> Place {
         let places = match purpose {
             Purpose::Call => &self.calls,
             Purpose::Poll => &self.polls,
             Purpose::Probe => &self.probes,
             Purpose::Ping => &self.pings,
         };
-        let pinging = (purpose == Purpose::Ping).then(|| Counted::new(&self.pinging));
-        let permit = places.acquire().await.expect("the semaphore is never closed");
-        let wait = if pinging.is_some() { share(wait, self.pinging.load(Ordering::Relaxed)) } else { wait };
-        (Place { _permit: permit, _pinging: pinging }, wait)
+        Place { _permit: Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed") }
     }
 
-    /// Whether few more long polls may wait.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.polls.available_permits() < SCARCE
+    /// Waits for a place for a ping, and tells how long it may be kept instead of `wait`. Pings share their places: each has its turn about
+    /// as often as if it were alone, and is the shorter.
+    pub(super) async fn enter_ping(&self, wait: Duration) -> (Counted<'_>, Place, Duration) {
+        let pinging = Counted::new(&self.pinging);
+        let place = self.enter(Purpose::Ping).await;
+        (pinging, place, share(wait, self.pinging.load(Ordering::Relaxed)))
+    }
+
+    /// Whether few more calls (or long polls) may wait.
+    pub(super) fn is_crowded(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Call => self.calls.available_permits() < SCARCE.0,
+            _ => self.polls.available_permits() < SCARCE.1,
+        }
     }
 }
 
@@ -116,10 +124,10 @@ mod tests {
             let (places, turns) = (std::sync::Arc::clone(&places), std::sync::Arc::clone(&turns));
             pings.spawn(async move {
                 loop {
-                    let (place, wait) = places.enter(Purpose::Ping, minute).await;
+                    let (pinging, place, wait) = places.enter_ping(minute).await;
                     tokio::time::sleep(wait).await;
                     turns.lock().unwrap()[n] += 1;
-                    drop(place);
+                    drop((pinging, place));
                     tokio::time::sleep(LEAST).await;
                 }
             });
@@ -128,13 +136,11 @@ mod tests {
         tokio::task::yield_now().await;
         for (purpose, count) in [(Purpose::Poll, POLLS), (Purpose::Call, CALLS), (Purpose::Probe, PROBES)] {
             for _ in 0..count {
-                let (place, wait) = places.enter(purpose, minute).await;
-                assert_eq!(wait, minute);
-                std::mem::forget(place);
+                std::mem::forget(places.enter(purpose).await);
             }
         }
         assert_eq!(begin.elapsed(), Duration::ZERO);
-        assert!(places.is_crowded());
+        assert!(places.is_crowded(Purpose::Poll) && places.is_crowded(Purpose::Call));
         // The first ones, which did not know of the others, lie for a minute.
         tokio::time::sleep(minute * 2).await;
         turns.lock().unwrap().fill(0);

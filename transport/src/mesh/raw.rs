@@ -77,7 +77,7 @@ impl RawCarrier {
         let wait = wait + Duration::from_secs(1);
         let _place = self.places.acquire().await.expect("the semaphore is never closed");
         request.sendings.begin()?;
-        match self.shared.daemon.push_at_once(self.ip, &self.topic, &message, wait).await? {
+        match self.shared.daemon.push(self.ip, &self.topic, &message, wait).await? {
             Pushed::Reply(reply) if reply.src_ip == self.ip => read(&reply.payload),
             Pushed::Reply(reply) => {
                 let problem = format!("{} answered in the place of {}", reply.src_ip, self.ip);

@@ -20,6 +20,7 @@ mod measure;
 mod paths;
 mod service;
 mod silent;
+mod slow;
 mod world;
 
 use std::future::Future;
