@@ -2,15 +2,24 @@
 
 use std::sync::Arc;
 
-use horus_keys::{CallClaims, CallError, PeerId, Timestamp, Trust};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use horus_keys::{CallClaims, CallError, Envelope, PayloadType, PeerId, Timestamp, Trust};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::error::{ErrorKind, RpcError};
+use crate::exchange::Inbound;
 use crate::method::Access;
 use crate::nonce::NonceStore;
 use crate::rate::RateLimits;
 
 /// The scheme of the `Authorization` value.
 const SCHEME: &str = "Horus";
+/// What is longer is not searched for the names of signers, in bytes.
+const MAX_SEARCHED: usize = 256 << 10;
+/// So many of them are looked at.
+const MAX_NAMES: usize = 8;
 
 /// What a node needs to decide who may call: the one place where calls are authenticated, whatever
 /// carried them.
@@ -71,6 +80,33 @@ impl Security {
         })
     }
 
+    /// Whether a request says that a key which is known here signed it, or an envelope in it. Anybody can say so: it costs no more to see
+    /// than to read the request.
+    pub(crate) fn names_known(&self, request: &Inbound, now: Timestamp) -> bool {
+        let is_known = |text: &[u8]| text.len() <= MAX_SEARCHED && keyids(text).any(|key| self.trust.known(key, now));
+        let value = request.authorization.as_deref().and_then(|value| value.split_once(' ')).map(|(_, value)| value);
+        let value =
+            value.filter(|value| value.len() <= MAX_SEARCHED).and_then(|value| URL_SAFE_NO_PAD.decode(value).ok());
+        value.is_some_and(|text| is_known(&text)) || is_known(&request.body)
+    }
+
+    /// Whether a known key signed the envelope in these parameters, which was refused for another reason then. Announcements and
+    /// certificates prove nothing: everybody can have those of others.
+    pub(crate) fn vouches(&self, params: &[u8], now: Timestamp) -> bool {
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow)]
+            envelope: &'a RawValue,
+        }
+        let envelope = serde_json::from_slice(params).ok();
+        let envelope = envelope.and_then(|Params { envelope }| Envelope::from_json(envelope.get().as_bytes()).ok());
+        let Some(envelope) = envelope else { return false };
+        let of_type = envelope.payload_type();
+        !matches!(of_type, PayloadType::Node | PayloadType::Member)
+            && envelope.keyids().any(|key| self.trust.known(key, now))
+            && envelope.verify(of_type).is_ok()
+    }
+
     /// Whether a caller may call a method with that access.
     ///
     /// # Errors
@@ -121,6 +157,16 @@ pub(crate) struct Signed {
     /// As number and as text.
     pub(crate) nonce: (u128, String),
     pub(crate) body: horus_keys::Digest,
+}
+
+/// The keys that JSON text names as signers of envelopes.
+fn keyids(text: &[u8]) -> impl Iterator<Item = PeerId> {
+    const FIELD: &[u8] = b"\"keyid\"";
+    let fields = text.windows(FIELD.len()).enumerate().filter(|(_, window)| *window == FIELD).take(MAX_NAMES);
+    fields.filter_map(|(at, _)| {
+        let value = text[at + FIELD.len()..].split(|byte| *byte == b'"').nth(1)?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    })
 }
 
 fn unauthenticated(reason: &str, message: String) -> RpcError {

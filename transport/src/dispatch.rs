@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use horus_keys::{CallClaims, Timestamp};
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use crate::error::{ErrorKind, RpcError};
 use crate::exchange::{Inbound, Limits, Reply};
 use crate::jsonrpc::{self, Request};
 use crate::method::{Access, Caller};
-use crate::rate::{Origin, Rates};
+use crate::rate::{Admitted, Rates};
 use crate::replay::{CallKey, Joined, Replays};
 use crate::table::{MethodTable, Methods, Running};
 
@@ -55,8 +56,9 @@ struct Prepared {
 struct Prepare {
     /// `None`: a notification.
     id: Option<Box<str>>,
-    access: Access,
     long_poll: bool,
+    /// The parameters of a call that is as good as the envelope in them: nobody who is known here signed it.
+    envelope: Option<Bytes>,
     run: Result<Running, RpcError>,
 }
 
@@ -109,16 +111,17 @@ impl Dispatcher {
         if request.body.len() > limit {
             return Reply::refusal(&too_large(limit));
         }
-        if let Err(e) = inner.rates.admit(request.origin) {
-            return Reply::refusal(&e);
-        }
-        let origin = request.origin;
+        let names_known = || inner.security.names_known(&request, Timestamp::now());
+        let admitted = match inner.rates.admit(request.origin, names_known) {
+            Ok(admitted) => admitted,
+            Err(e) => return Reply::refusal(&e),
+        };
         let prepared = if request.body.len() > LARGE {
             let inner = Arc::clone(inner);
-            let prepare = tokio::task::spawn_blocking(move || inner.prepare(&request));
+            let prepare = tokio::task::spawn_blocking(move || inner.prepare(&request, admitted));
             prepare.await.unwrap_or_else(|e| Err(RpcError::internal(e)))
         } else {
-            inner.prepare(&request)
+            inner.prepare(&request, admitted)
         };
         let Prepared { signed, is_batch, calls } = match prepared {
             Ok(prepared) => prepared,
@@ -126,13 +129,13 @@ impl Dispatcher {
         };
         match signed {
             // The nonces of strangers are not kept: they may call nothing that a repeat could harm.
-            Some(signed) if signed.trusted => self.once(signed, origin, is_batch, calls).await,
-            _ => Arc::clone(inner).run(origin, is_batch, calls).await,
+            Some(signed) if signed.trusted => self.once(signed, admitted, is_batch, calls).await,
+            _ => Arc::clone(inner).run(admitted, is_batch, calls).await,
         }
     }
 
     /// Runs a signed request, unless it was made before.
-    async fn once(&self, signed: Signed, origin: Origin, is_batch: bool, calls: Vec<Prepare>) -> Reply {
+    async fn once(&self, signed: Signed, admitted: Admitted, is_batch: bool, calls: Vec<Prepare>) -> Reply {
         let inner = Arc::clone(&self.0);
         let (number, nonce) = signed.nonce;
         let key: CallKey = (signed.caller, number, signed.body);
@@ -151,11 +154,11 @@ impl Dispatcher {
                     if let Some(error) = refused {
                         inner.replays.forget(&key);
                         let failed = calls.into_iter().map(|call| call.failed(&error)).collect();
-                        return inner.run(origin, is_batch, failed).await;
+                        return inner.run(admitted, is_batch, failed).await;
                     }
                     nonce_taken.store(true, Ordering::Release);
                 }
-                let reply = Arc::clone(&inner).run(origin, is_batch, calls).await;
+                let reply = Arc::clone(&inner).run(admitted, is_batch, calls).await;
                 inner.replays.answered(key, &reply);
                 reply
             }
@@ -176,19 +179,18 @@ impl Prepare {
 
 impl Inner {
     /// Reads the request, finds out who calls, and readies every call that this caller may make.
-    fn prepare(&self, request: &Inbound) -> Result<Prepared, RpcError> {
+    fn prepare(&self, request: &Inbound, admitted: Admitted) -> Result<Prepared, RpcError> {
         let now = Timestamp::now();
         let body = &request.body;
-        let origin = request.origin;
         let entries = jsonrpc::read(body, self.limits.batch);
         let authentic =
             request.authorization.as_deref().map(|value| self.security.authenticate(value, body, now)).transpose();
         if authentic.is_err() {
-            self.rates.failed(origin);
+            self.rates.failed(admitted);
         }
         let trusted = matches!(&authentic, Ok(Some(signed)) if signed.trusted);
         if entries.is_err() && !trusted {
-            self.rates.stranger(origin)?;
+            self.rates.stranger(admitted.origin)?;
         }
         let (is_batch, entries) = match entries? {
             Request::Single(entry) => (false, vec![entry]),
@@ -197,11 +199,11 @@ impl Inner {
         let ready = |entry: jsonrpc::Entry<'_>| {
             let mut prepare = Prepare {
                 id: entry.id.map(Box::from),
-                access: Access::Open,
                 long_poll: false,
+                envelope: None,
                 run: Err(RpcError::new(ErrorKind::Internal, "")),
             };
-            prepare.run = self.ready(entry, &mut prepare, &authentic, origin, now);
+            prepare.run = self.ready(entry, &mut prepare, body, &authentic, admitted, now);
             prepare
         };
         let calls = entries.into_iter().map(ready).collect();
@@ -212,8 +214,9 @@ impl Inner {
         &self,
         entry: jsonrpc::Entry<'_>,
         prepare: &mut Prepare,
+        body: &Bytes,
         authentic: &Result<Option<Signed>, RpcError>,
-        origin: Origin,
+        admitted: Admitted,
         now: Timestamp,
     ) -> Result<Running, RpcError> {
         if self.stopping.is_cancelled() {
@@ -228,25 +231,30 @@ impl Inner {
         let open = method.as_ref().map_or(true, |(_, method)| method.access == Access::Open);
         // Open methods, and noise. Envelopes are counted when they are refused.
         if open && !trusted {
-            self.rates.stranger(origin)?;
+            self.rates.stranger(admitted.origin)?;
         }
         let (call, method) = method?;
-        prepare.access = method.access;
         prepare.long_poll = method.long_poll;
         let allowed = self.security.allow(&call.method, method.access, signed, now);
         if let Err(e) = allowed {
-            self.rates.failed(origin);
+            // Who is known and may not do this has proved who it is.
+            if !trusted {
+                self.rates.failed(admitted);
+            }
             return Err(e);
+        }
+        if method.access == Access::Envelope && !trusted {
+            prepare.envelope = call.params.map(|params| body.slice_ref(params.get().as_bytes()));
         }
         let caller = Caller { peer: signed.map(|signed| signed.caller) };
         (method.start)(caller, call.params)
     }
 
     /// Runs all calls of a request and writes the reply.
-    async fn run(self: Arc<Self>, origin: Origin, is_batch: bool, calls: Vec<Prepare>) -> Reply {
+    async fn run(self: Arc<Self>, admitted: Admitted, is_batch: bool, calls: Vec<Prepare>) -> Reply {
         if !is_batch {
             let Some(call) = calls.into_iter().next() else { return Reply { body: None, refused: None } };
-            let (id, result) = self.run_one(origin, call).await;
+            let (id, result) = self.run_one(admitted, call).await;
             let mut body = Vec::new();
             self.write(&mut body, id.as_deref(), &result);
             return Reply { body: (!body.is_empty()).then(|| body.into()), refused: None };
@@ -257,10 +265,10 @@ impl Inner {
         let mut running = JoinSet::new();
         for (at, call) in calls.into_iter().enumerate() {
             if call.run.is_err() {
-                results[at] = Some(self.run_one(origin, call).await);
+                results[at] = Some(self.run_one(admitted, call).await);
             } else {
                 let inner = Arc::clone(&self);
-                running.spawn(async move { (at, inner.run_one(origin, call).await) });
+                running.spawn(async move { (at, inner.run_one(admitted, call).await) });
             }
         }
         while let Some(done) = running.join_next().await {
@@ -282,8 +290,8 @@ impl Inner {
         Reply { body: (!body.is_empty()).then(|| body.into()), refused: None }
     }
 
-    async fn run_one(&self, origin: Origin, call: Prepare) -> Done {
-        let Prepare { id, access, long_poll, run } = call;
+    async fn run_one(&self, admitted: Admitted, call: Prepare) -> Done {
+        let Prepare { id, long_poll, envelope, run, .. } = call;
         let running = match run {
             Ok(running) => AssertUnwindSafe(running).catch_unwind(),
             Err(e) => return (id, Err(e)),
@@ -293,8 +301,12 @@ impl Inner {
             result = running => result.unwrap_or_else(|panic| Err(panicked(&*panic))),
             () = self.ended(long_poll) => Err(shutting_down()),
         };
-        if access == Access::Envelope && result.as_ref().is_err_and(|e| is_authentication(e.kind)) {
-            self.rates.failed(origin);
+        // What a known key signed may be refused as often as it comes: a coordinator brings the steps of all its users.
+        if let (Some(params), Err(e)) = (envelope, &result)
+            && is_authentication(e.kind)
+            && !self.security.vouches(&params, Timestamp::now())
+        {
+            self.rates.failed(admitted);
         }
         (id, result)
     }

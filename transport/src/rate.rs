@@ -39,7 +39,8 @@ pub struct RateLimits {
     /// Such calls at once after a pause.
     pub strangers_burst: NonZeroU32,
     /// Failed authentications (of calls or envelopes), sustained in a minute. An origin beyond it is
-    /// refused unseen for a while.
+    /// refused unseen for a while, but for what names a key that is known here as its signer: such requests have as many
+    /// failures of their own. What a known key signed is no failure, whatever else is wrong with it.
     pub failures_per_minute: NonZeroU32,
     /// Failed authentications at once after a pause.
     pub failures_burst: NonZeroU32,
@@ -71,12 +72,23 @@ enum Key {
     Others,
 }
 
+/// A request that was let in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admitted {
+    pub(crate) origin: Origin,
+    /// Only since it names a known key as its signer: the origin is blocked otherwise.
+    named: bool,
+}
+
+/// Of an origin, the requests that are let in while it is blocked are counted apart.
+type Account = (Key, bool);
+
 /// Counts by origin.
 pub(crate) struct Rates {
-    strangers: DefaultKeyedRateLimiter<Key>,
-    failures: DefaultKeyedRateLimiter<Key>,
+    strangers: DefaultKeyedRateLimiter<Account>,
+    failures: DefaultKeyedRateLimiter<Account>,
     /// Origins that failed too often, and until when they are refused.
-    blocked: Mutex<LruCache<Key, Instant>>,
+    blocked: Mutex<LruCache<Account, Instant>>,
     /// When idle origins were last forgotten.
     swept: Mutex<Instant>,
     clock: DefaultClock,
@@ -119,38 +131,52 @@ impl Rates {
         }
     }
 
-    /// Whether the origin may be heard at all. Cheap: asked before anything is read.
-    pub(crate) fn admit(&self, origin: Origin) -> Result<(), RpcError> {
-        let Some(key) = self.key(origin) else { return Ok(()) };
-        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(until) = blocked.get(&key).copied() else { return Ok(()) };
-        let now = Instant::now();
-        if until <= now {
-            blocked.pop(&key);
-            return Ok(());
+    /// Whether the origin may be heard at all. Cheap: asked before anything is read. Whether the request names a known key is asked
+    /// only if it may not.
+    pub(crate) fn admit(&self, origin: Origin, names_known: impl FnOnce() -> bool) -> Result<Admitted, RpcError> {
+        let admitted = |named| Admitted { origin, named };
+        let Some(key) = self.key(origin) else { return Ok(admitted(false)) };
+        let Some(wait) = self.blocked((key, false)) else { return Ok(admitted(false)) };
+        if !names_known() {
+            return Err(limited("too many failed authentications from your address", wait));
         }
-        Err(limited("too many failed authentications from your address", until - now))
+        match self.blocked((key, true)) {
+            None => Ok(admitted(true)),
+            Some(wait) => {
+                Err(limited("too many failed authentications from your address, some in others' names", wait))
+            }
+        }
+    }
+
+    fn blocked(&self, account: Account) -> Option<Duration> {
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = blocked.get(&account)?.checked_duration_since(Instant::now());
+        if wait.is_none() {
+            blocked.pop(&account);
+        }
+        wait
     }
 
     /// Counts a call by somebody whom this node does not trust.
     pub(crate) fn stranger(&self, origin: Origin) -> Result<(), RpcError> {
         let Some(key) = self.key(origin) else { return Ok(()) };
-        self.take(&self.strangers, key)
-            .map_err(|wait| limited("too many calls without a trusted signature from your address", wait))
+        self.take(&self.strangers, (key, false)).map_err(|wait| {
+            limited("too many calls from your address without the signature of a key that this node trusts", wait)
+        })
     }
 
     /// Counts a failed authentication.
-    pub(crate) fn failed(&self, origin: Origin) {
+    pub(crate) fn failed(&self, Admitted { origin, named }: Admitted) {
         let Some(key) = self.key(origin).filter(|key| *key != Key::Overlay) else { return };
-        if let Err(wait) = self.take(&self.failures, key) {
+        if let Err(wait) = self.take(&self.failures, (key, named)) {
             let until = Instant::now() + wait.max(Duration::from_secs(1));
-            self.blocked.lock().unwrap_or_else(PoisonError::into_inner).put(key, until);
+            self.blocked.lock().unwrap_or_else(PoisonError::into_inner).put((key, named), until);
         }
     }
 
     /// Takes one from the allowance of that key, or says how long to wait.
-    fn take(&self, limiter: &DefaultKeyedRateLimiter<Key>, key: Key) -> Result<(), Duration> {
-        let mut key = key;
+    fn take(&self, limiter: &DefaultKeyedRateLimiter<Account>, account: Account) -> Result<(), Duration> {
+        let mut account = account;
         if limiter.len() >= MAX_ORIGINS {
             // Sweeping looks at every origin: at most once a second, or a flood pays with our time.
             let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,20 +185,17 @@ impl Rates {
                 *swept = Instant::now();
             }
             if limiter.len() >= MAX_ORIGINS {
-                key = Key::Others;
+                account.0 = Key::Others;
             }
         }
-        limiter.check_key(&key).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+        limiter.check_key(&account).map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 }
 
 fn limited(what: &str, wait: Duration) -> RpcError {
     let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-    RpcError::new(
-        ErrorKind::RateLimited,
-        format!("{what}: wait {retry_after_ms} ms, or sign calls with a key that this node trusts"),
-    )
-    .with("retry_after_ms", retry_after_ms)
+    RpcError::new(ErrorKind::RateLimited, format!("{what}: wait {retry_after_ms} ms"))
+        .with("retry_after_ms", retry_after_ms)
 }
 
 #[cfg(test)]
@@ -216,13 +239,17 @@ mod tests {
     fn who_fails_too_often_is_not_heard() {
         let rates = rates();
         let origin = ip("192.0.2.1");
-        for _ in 0..2 {
-            rates.failed(origin);
-            rates.admit(origin).unwrap();
+        let refused = |names_known| rates.admit(origin, || names_known).unwrap_err().kind;
+        for _ in 0..3 {
+            rates.failed(rates.admit(origin, || panic!("not asked while it is not blocked")).unwrap());
         }
-        rates.failed(origin);
-        assert_eq!(rates.admit(origin).unwrap_err().kind, ErrorKind::RateLimited);
-        rates.admit(ip("192.0.2.2")).unwrap();
+        assert_eq!(refused(false), ErrorKind::RateLimited);
+        rates.admit(ip("192.0.2.2"), || false).unwrap();
+        // Who names a known key is still heard, but may not fail for ever either.
+        for _ in 0..3 {
+            rates.failed(rates.admit(origin, || true).unwrap());
+        }
+        assert_eq!(refused(true), ErrorKind::RateLimited);
     }
 
     #[test]

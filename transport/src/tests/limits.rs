@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+use horus_keys::{Envelope, PayloadType};
+
 use super::*;
 
 #[tokio::test]
@@ -150,7 +152,7 @@ async fn strangers_are_held_to_a_rate_and_trusted_callers_are_not() {
 async fn failed_authentications_block_their_origin() {
     let world = World::with(Setup { rates: rates(1000, 5), ..Setup::default() }).await;
     let client = world.client(None);
-    let submit = async |good| client.call::<Submit>(&SubmitParams { good }).await.map_err(|e| e.kind);
+    let submit = async |good| client.call::<Submit>(&SubmitParams { good, envelope: None }).await.map_err(|e| e.kind);
     for _ in 0..50 {
         assert_eq!(submit(true).await, Ok(true), "good envelopes are not held up");
     }
@@ -160,4 +162,35 @@ async fn failed_authentications_block_their_origin() {
     assert_eq!(submit(true).await, Err(ErrorKind::RateLimited));
     let (status, _) = world.post(request("1", "note", "{}")).await;
     assert_eq!(status, 429);
+}
+
+#[tokio::test]
+async fn what_known_keys_signed_blocks_nobody_and_is_not_blocked() {
+    let world = World::with(Setup { rates: rates(1000, 5), ..Setup::default() }).await;
+    let (client, operator, observer) =
+        (world.client(None), world.client(Some(&world.operator)), world.client(Some(&world.observer)));
+    let stranger = Identity::generate();
+    let envelope = |identity: &Identity, of_type| Some(Envelope::sign(identity, of_type, b"{}".to_vec()));
+    let submit = async |good, envelope| {
+        client.call::<Submit>(&SubmitParams { good, envelope }).await.map_err(|e| (e.kind, e.message))
+    };
+    let known = || envelope(&world.operator, PayloadType::Jobs);
+    for _ in 0..20 {
+        assert_eq!(submit(false, known()).await.unwrap_err().0, ErrorKind::BadSignature);
+        let refused = observer.call::<Count>(&PauseParams::default()).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::NotAllowed, "{refused}");
+    }
+    operator.call::<Count>(&PauseParams::default()).await.unwrap();
+    // Neither an unknown key nor what everybody can have of a known one is any excuse.
+    for n in 0..6 {
+        let (identity, of_type) =
+            if n % 2 == 0 { (&stranger, PayloadType::Jobs) } else { (&world.operator, PayloadType::Node) };
+        assert_eq!(submit(false, envelope(identity, of_type)).await.unwrap_err().0, ErrorKind::BadSignature);
+    }
+    let (kind, message) = submit(true, None).await.unwrap_err();
+    assert!(kind == ErrorKind::RateLimited && !message.contains("or sign calls"), "{message}");
+    assert_eq!(submit(true, envelope(&stranger, PayloadType::Jobs)).await.unwrap_err().0, kind);
+    // Others at the same address are heard, whose keys are known.
+    operator.call::<Count>(&PauseParams::default()).await.unwrap();
+    assert_eq!(submit(true, known()).await, Ok(true));
 }

@@ -100,6 +100,9 @@ impl Method for Wait {
 pub(super) struct SubmitParams {
     /// Whether it is accepted.
     pub(super) good: bool,
+    /// The envelope, which nobody looks at here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) envelope: Option<horus_keys::Envelope>,
 }
 
 pub(super) enum Submit {}
@@ -164,7 +167,7 @@ async fn count(state: Arc<State>, caller: Caller, params: PauseParams) -> Result
 }
 
 async fn submit(_: Arc<State>, _: Caller, params: SubmitParams) -> Result<bool, RpcError> {
-    if params.good { Ok(true) } else { Err(RpcError::new(ErrorKind::BadSignature, "changed")) }
+    if params.good { Ok(true) } else { Err(RpcError::new(ErrorKind::BadSignature, "refused")) }
 }
 
 pub(super) fn announcement(me: &Identity) -> NodeInfo {
