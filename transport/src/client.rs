@@ -200,7 +200,13 @@ impl RpcClient {
         if let Some(node) = self.known() {
             return Ok(node);
         }
-        let _asking = self.0.asking.lock().await;
+        let Ok(_asking) = tokio::time::timeout_at(deadline, self.0.asking.lock()).await else {
+            let address = self.address();
+            let message = format!(
+                "{address} was asked who it is, and did not say so within the time given: give the call more time"
+            );
+            return Err(RpcError::new(ErrorKind::TimedOut, message));
+        };
         if let Some(node) = self.known() {
             return Ok(node);
         }

@@ -5,7 +5,7 @@
 //! - Served: `serve` keeps a topic registered, `socket` reads what the daemon hands over, `answer` and
 //!   `ledger` turn a message into its reply, each request once.
 //! - Called: `carrier` finds the node, `route` the path, `lane` puts calls together into messages,
-//!   `exchange` sees one message through, `places` bounds how many wait. `nudge` and `slot` get along with the daemon's timers.
+//!   `exchange` sees one message through, `places` bounds how many wait, `late` takes replies that came too late. `nudge` and `slot` get along with the daemon's timers.
 //! - `frame` is the wire form, `daemon` the daemon's API, `watch` notices its restarts.
 //! - `raw` uses the daemon plainly, to measure ours against.
 
@@ -16,6 +16,7 @@ mod exchange;
 mod frame;
 mod known;
 mod lane;
+mod late;
 mod ledger;
 mod nudge;
 mod path;
@@ -51,6 +52,7 @@ use crate::error::{ErrorKind, RpcError};
 use answer::Answerer;
 use daemon::Daemon;
 use known::Known;
+use late::LateReplies;
 use peer::Peer;
 use route::{Route, Target};
 use serve::Service;
@@ -353,12 +355,13 @@ impl Shared {
     /// some.
     async fn keep_inbox_tidy(&self) {
         let mut looked_after = None;
+        let mut late = LateReplies::new();
         loop {
             let sent = self.daemon.counts.sent.load(Ordering::Relaxed);
             let replies = self.daemon.counts.replies.load(Ordering::Relaxed);
             let unanswered = sent.saturating_sub(replies);
             if self.watcher.state().is_up() && looked_after != Some(unanswered) {
-                match serve::drain_late_replies(&self.daemon).await {
+                match late.take(&self.daemon, unanswered).await {
                     Ok(()) => looked_after = Some(unanswered),
                     Err(e) => tracing::debug!("cannot look for late replies: {e}"),
                 }

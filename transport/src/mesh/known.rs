@@ -4,12 +4,15 @@ use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use horus_keys::{DocumentError, Envelope, NodeAnnouncement, PeerId, Timestamp, Trust};
 use lru::LruCache;
 
 /// Nodes that are remembered; the one that was not used for the longest time goes first.
 const MAX_NODES: usize = 4096;
+/// No announcement counts for longer, whatever it says: the clock of its node may have been ahead.
+const MAX_LIFE: Duration = Duration::from_secs(3600);
 
 /// A node whose announcement was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +37,15 @@ impl KnownNode {
     }
 }
 
+/// An announcement, and until when it counts.
+struct Heard {
+    node: Arc<KnownNode>,
+    until: Timestamp,
+}
+
 /// A bounded cache of announcements.
 pub(super) struct Known {
-    nodes: Mutex<LruCache<PeerId, Arc<KnownNode>>>,
+    nodes: Mutex<LruCache<PeerId, Heard>>,
     trust: Trust,
     version: AtomicU64,
 }
@@ -47,17 +56,19 @@ impl Known {
         Self { nodes: Mutex::new(LruCache::new(nodes)), trust, version: AtomicU64::new(1) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LruCache<PeerId, Arc<KnownNode>>> {
+    fn lock(&self) -> MutexGuard<'_, LruCache<PeerId, Heard>> {
         self.nodes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Checks and remembers an announcement, unless a later one of the same node is known.
     pub(super) fn learn(&self, envelope: &Envelope, now: Timestamp) -> Result<PeerId, DocumentError> {
         let (peer_id, announcement) = NodeAnnouncement::check(envelope, now)?;
+        let until = announcement.expires_at.min(now.saturating_add(MAX_LIFE));
         let mut nodes = self.lock();
-        let known = nodes.get(&peer_id).map(|node| &node.announcement);
-        if known.is_none_or(|known| known.expires_at <= announcement.expires_at && *known != announcement) {
-            nodes.put(peer_id, Arc::new(KnownNode { peer_id, announcement, envelope: envelope.clone() }));
+        let known = nodes.get(&peer_id);
+        if known.is_none_or(|known| known.until <= until && known.node.announcement != announcement) {
+            let node = Arc::new(KnownNode { peer_id, announcement, envelope: envelope.clone() });
+            nodes.put(peer_id, Heard { node, until });
             self.version.fetch_add(1, Ordering::Relaxed);
         }
         Ok(peer_id)
@@ -77,13 +88,16 @@ impl Known {
 
     /// The node with that key, if it announced itself.
     pub(super) fn node(&self, peer: PeerId, now: Timestamp) -> Option<Arc<KnownNode>> {
-        self.lock().get(&peer).filter(|node| node.announcement.expires_at > now).cloned()
+        self.lock().get(&peer).filter(|heard| heard.until > now).map(|heard| Arc::clone(&heard.node))
     }
 
     /// All nodes whose announcements have not expired, and that the policy or a certificate knows.
     pub(super) fn trusted(&self, now: Timestamp) -> Vec<Arc<KnownNode>> {
-        let mut nodes: Vec<_> = self.lock().iter().map(|(_, node)| Arc::clone(node)).collect();
-        nodes.retain(|node| node.announcement.expires_at > now && self.trust.known(node.peer_id, now));
+        let mut nodes: Vec<_> = {
+            let nodes = self.lock();
+            nodes.iter().filter(|(_, heard)| heard.until > now).map(|(_, heard)| Arc::clone(&heard.node)).collect()
+        };
+        nodes.retain(|node| self.trust.known(node.peer_id, now));
         nodes.sort_by_key(|node| node.peer_id);
         nodes
     }
@@ -156,5 +170,22 @@ mod tests {
         assert!(known.learn(&old, later).is_err(), "expired");
         known.forget(friend.peer_id());
         assert!(known.node(friend.peer_id(), now).is_none());
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_no_harm_for_ever() {
+        let known = Known::new(Trust::new(TrustPolicy::default()));
+        let (identity, now) = (Identity::generate(), Timestamp::now());
+        let learn = |topic, from: Timestamp, valid| {
+            known.learn(&announcement(&identity, &[topic], from + valid).sign(&identity), from).unwrap();
+        };
+        learn("ahead", now, Duration::from_secs(365 * 86_400));
+        let topic = |at| known.node(identity.peer_id(), at).map(|node| node.announcement.topics[0].clone());
+        assert_eq!(topic(now).unwrap(), "ahead");
+        let later = now + MAX_LIFE - Duration::from_secs(300);
+        learn("right", later, Duration::from_secs(600));
+        assert_eq!(topic(later).unwrap(), "right");
+        learn("ahead again", later, Duration::from_secs(365 * 86_400));
+        assert_eq!(topic(later + MAX_LIFE), None, "it counts no longer than others");
     }
 }

@@ -270,18 +270,6 @@ fn is_fresh(message: &Message, take_undated: bool) -> bool {
     head.sent_at.saturating_add(wait).saturating_add(SKEW) > Timestamp::now().as_millis()
 }
 
-/// Takes replies that came too late out of the daemon's inbox, where nobody else would.
-pub(super) async fn drain_late_replies(daemon: &Daemon) -> Result<(), DaemonError> {
-    for _ in 0..MAX_DRAIN {
-        // Other programs may use messages without a topic too: looked at first.
-        match daemon.pop("", true).await? {
-            Some(message) if frame::is_frame(&message.payload) => daemon.pop("", false).await?,
-            _ => return Ok(()),
-        };
-    }
-    Ok(())
-}
-
 /// The error of a topic that is served already by this process.
 pub(super) fn served_twice(topic: &str) -> RpcError {
     RpcError::new(

@@ -234,3 +234,30 @@ async fn a_call_that_waits_for_the_key_of_its_node_was_not_sent() {
     let error = client.call_with_timeout::<Count>(&PauseParams::default(), timeout).await.unwrap_err();
     assert_eq!((error.kind, error.get("sent")), (ErrorKind::TimedOut, Some(&false.into())));
 }
+
+/// Takes requests and never answers.
+struct Silent(Arc<tokio::sync::Notify>);
+
+impl Carrier for Silent {
+    fn send(&self, _: Outbound) -> futures::future::BoxFuture<'_, Result<Option<bytes::Bytes>, RpcError>> {
+        self.0.notify_one();
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_call_is_not_held_up_by_a_long_one_that_asks_who_the_node_is() {
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let options = ClientOptions { identity: Some(Identity::generate()), ..ClientOptions::default() };
+    let address = "http://192.0.2.1:1".parse().unwrap();
+    let client = RpcClient::with_carrier(address, Arc::new(Silent(Arc::clone(&asked))), options);
+    let long = client.clone();
+    let long = async move { long.call_with_timeout::<Count>(&PauseParams::default(), Duration::from_secs(70)).await };
+    let long = tokio::spawn(long);
+    asked.notified().await;
+    let params = PauseParams::default();
+    let short = client.call_with_timeout::<Count>(&params, Duration::from_millis(300));
+    let error = tokio::time::timeout(Duration::from_secs(1), short).await.expect("it has its own time").unwrap_err();
+    assert_eq!((error.kind, error.was_sent()), (ErrorKind::TimedOut, Some(false)), "{error}");
+    long.abort();
+}

@@ -31,8 +31,10 @@ pub(super) struct State {
     pub(super) counted: AtomicU32,
     /// How often `note` ran.
     pub(super) noted: AtomicU32,
+    /// How often `count` and `wait` began.
+    pub(super) begun: AtomicU32,
     /// How many `echo`s stood in their pause at once, now and at most.
-    pausing: AtomicU32,
+    pub(super) pausing: AtomicU32,
     pub(super) most_pausing: AtomicU32,
 }
 
@@ -162,6 +164,7 @@ async fn echo(state: Arc<State>, _: Caller, params: EchoParams) -> Result<EchoRe
 
 async fn count(state: Arc<State>, caller: Caller, params: PauseParams) -> Result<u32, RpcError> {
     caller.signed()?;
+    state.begun.fetch_add(1, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(params.pause_ms)).await;
     Ok(state.counted.fetch_add(1, Ordering::SeqCst) + 1)
 }
@@ -195,7 +198,8 @@ pub(super) fn table() -> MethodTable<State> {
         .method::<Echo, _, _>(echo)
         .method::<Count, _, _>(count)
         .method::<Submit, _, _>(submit)
-        .method::<Wait, _, _>(async |_: Arc<State>, _: Caller, params: PauseParams| {
+        .method::<Wait, _, _>(async |state: Arc<State>, _: Caller, params: PauseParams| {
+            state.begun.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(params.pause_ms)).await;
             Ok(())
         })
@@ -253,6 +257,7 @@ impl World {
             me,
             counted: AtomicU32::new(0),
             noted: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
             pausing: AtomicU32::new(0),
             most_pausing: AtomicU32::new(0),
         });
@@ -324,6 +329,17 @@ pub(super) async fn read_answer(socket: &mut TcpStream) -> (u16, String) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     (status, body.to_owned())
+}
+
+/// Waits until something is so, for 30 s at most.
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not within 30 s");
 }
 
 /// A call as text.

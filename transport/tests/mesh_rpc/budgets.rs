@@ -103,6 +103,20 @@ pub(crate) async fn nothing_is_left_in_any_inbox(world: &World) {
     }
 }
 
+/// The median of how long so many calls take, a while apart.
+async fn usual_time(client: &RpcClient, calls: usize) -> Duration {
+    client.peer().await.unwrap();
+    let mut took = Vec::new();
+    for _ in 0..calls {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let begin = std::time::Instant::now();
+        client.call::<Count>(&NoParams {}).await.unwrap();
+        took.push(begin.elapsed());
+    }
+    took.sort_unstable();
+    took[calls / 2]
+}
+
 /// On a link where the daemon misses acknowledgements, as on a LAN.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_call_does_not_wait_for_the_tick_twice() {
@@ -112,16 +126,19 @@ async fn a_single_call_does_not_wait_for_the_tick_twice() {
         ..horus_transport::simulator::Faults::default()
     };
     let world = World::simulated_with(faults).await;
-    let client = world.client();
-    let mut took = Vec::new();
-    for _ in 0..20 {
-        let begin = std::time::Instant::now();
-        client.call::<Count>(&NoParams {}).await.unwrap();
-        took.push(begin.elapsed());
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    let (client, bare_client) = (world.client(), world.raw_client());
+    for attempt in 1..=3 {
+        let took = usual_time(&client, 20).await;
+        if took < Duration::from_millis(104) {
+            break;
+        }
+        // What a busy machine adds, it adds to bare messages too. They meet the tick twice, unless it is too busy for that.
+        let bare = usual_time(&bare_client, 11).await;
+        if took + Duration::from_millis(90) < bare {
+            break;
+        }
+        assert!(attempt < 3, "{took:?}, by bare messages {bare:?}");
     }
-    took.sort_unstable();
-    assert!(took[10] < Duration::from_millis(104), "{took:?}");
     // What was parked is answered, and taken.
     tokio::time::sleep(Duration::from_secs(23)).await;
     let simulator = world.simulator().unwrap();

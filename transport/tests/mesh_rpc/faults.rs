@@ -55,7 +55,7 @@ pub(crate) async fn the_peer_is_unreachable_and_comes_back(world: &World) {
     let begin = Instant::now();
     let error = client.call::<Count>(&NoParams {}).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::PeerUnreachable, "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "long before its own time is over: {:?}", begin.elapsed());
     let error = poll.await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::PeerUnreachable, "what was under way is told too");
     world.heal();
