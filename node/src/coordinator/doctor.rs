@@ -73,7 +73,10 @@ async fn look(store: &Store) -> Result<(BTreeSet<Finding>, BTreeMap<WorkflowId, 
             _ => Vec::new(),
         };
         let inner = match restore(&id, stored) {
-            Ok(live) => contents(store, &live, &meta).await?,
+            Ok(live) => match contents(store, &live, &meta).await {
+                Err(StoreError::Corrupt { reason, .. }) => vec![format!("cannot be read: {reason}")],
+                read => read?,
+            },
             Err(reason) => vec![reason],
         };
         found.extend(problems.into_iter().chain(inner).map(|problem| (id.clone(), problem)));

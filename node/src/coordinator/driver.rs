@@ -117,7 +117,13 @@ impl Driver {
                 let status = self.live.state.read().await.status;
                 tracing::info!(workflow = %id, status = status.as_str(), "workflow ended");
             }
-            Err(Stopped::Lost(error)) => self.shared.lost(id, &error),
+            Err(Stopped::Lost(error)) => {
+                self.shared.lost(id, &error);
+                if matches!(error, StoreError::Corrupt { .. }) {
+                    // Another coordinator may be able to use it; if not, nobody drives it, and the doctor says so.
+                    let _ = self.patiently(|| self.shared.store.give_up(id, self.writer())).await;
+                }
+            }
             Err(Stopped::Shutdown) => {}
         }
         let mut driven = self.shared.driven.write().unwrap_or_else(PoisonError::into_inner);

@@ -18,7 +18,7 @@ use super::arrival::Message;
 use super::driver::Driver;
 use super::live::{Live, fits};
 use super::nodes;
-use super::store::{Meta, StoreError};
+use super::store::{Meta, StoreError, Writer};
 use crate::workflow::State;
 
 /// How often the own counter grows, and others' are looked at.
@@ -35,8 +35,6 @@ const OWNERS_FOR: Duration = Duration::from_secs(20);
 const CLEAN_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Ids that are cleaned at a time.
 const CLEAN_AT_ONCE: usize = 200;
-/// The owner of a workflow that the coordinator cannot use which has taken it over last: no coordinator has such a name.
-const NOBODY: &str = "nobody";
 /// For how long an id without a workflow, or an own workflow without a driver, may still be one that is being submitted.
 const BEING_SUBMITTED: Duration = Duration::from_secs(30);
 
@@ -310,8 +308,7 @@ pub(super) async fn take(shared: &Arc<Shared>, id: &WorkflowId, seen: &Meta) -> 
             };
             shared.lost(id, &error);
             // Another coordinator may be able to read it, for example one of another version.
-            let mine = Meta { owner: shared.instance.clone(), epoch, ..seen.clone() };
-            shared.store.take_over(id, &mine, NOBODY).await?;
+            shared.store.give_up(id, Writer { owner: &shared.instance, epoch }).await?;
             return Err(error);
         }
     };

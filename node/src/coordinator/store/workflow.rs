@@ -9,6 +9,9 @@ use horus_runners::job::WorkflowId;
 use super::{Meta, Store, StoreError, key, scripts};
 use crate::workflow::{Record, Snapshot, WorkflowStatus};
 
+/// The owner of a workflow that was given up: no coordinator has such a name.
+const NOBODY: &str = "nobody";
+
 /// A workflow that is to be stored.
 pub(crate) struct NewWorkflow<'a> {
     pub(crate) id: &'a WorkflowId,
@@ -116,8 +119,8 @@ impl Store {
         for (digest, envelope) in append.receipts {
             call.arg(&digest.as_bytes()[..]).arg(envelope.to_json());
         }
-        let answer: String = call.invoke_async(&mut self.link.clone()).await?;
-        understand(id, &answer)
+        let answer = call.invoke_async::<String>(&mut self.link.clone()).await;
+        understand(id, &answer.map_err(|error| StoreError::of(id, error))?)
     }
 
     /// Replaces snapshot and journal by a newer snapshot, taken at `sequence`.
@@ -129,16 +132,16 @@ impl Store {
         snapshot: &Snapshot,
     ) -> Result<(), StoreError> {
         let text = serde_json::to_vec(snapshot).expect("a snapshot has no map with keys that are not strings");
-        let answer: String = scripts::SNAPSHOT
+        let answer = scripts::SNAPSHOT
             .key(key(id, "meta"))
             .key(key(id, "snapshot"))
             .key(key(id, "journal"))
             .arg(writer.to_string())
             .arg(sequence)
             .arg(text)
-            .invoke_async(&mut self.link.clone())
-            .await?;
-        understand(id, &answer)
+            .invoke_async::<String>(&mut self.link.clone())
+            .await;
+        understand(id, &answer.map_err(|error| StoreError::of(id, error))?)
     }
 
     /// Lets a workflow's keys expire: what it was and did after `keep`, that its id is taken after `remember`, if that is later.
@@ -250,6 +253,14 @@ impl Store {
             .arg(new_owner)
             .invoke_async(&mut self.link.clone())
             .await?)
+    }
+
+    /// Gives a workflow up that its owner cannot use, for another coordinator to take over.
+    pub(crate) async fn give_up(&self, id: &WorkflowId, writer: Writer<'_>) -> Result<(), StoreError> {
+        let mut call = scripts::TAKE_OVER.key(key(id, "meta"));
+        call.arg(writer.owner).arg(writer.epoch).arg(NOBODY);
+        let _: Option<u64> = call.invoke_async(&mut self.link.clone()).await?;
+        Ok(())
     }
 }
 

@@ -37,6 +37,9 @@ async fn what_is_wrong_with_a_workflow_is_named() {
     let (lost, never) = ("has lost the output", "nothing is stored of it");
     finds(&world, &["workflow done: has ended, but is ", lost, lost, never]).await;
     redis(&world, &["SREM", "horus:workflows:active", "done", "never"]).await;
+    redis(&world, &["PEXPIRE", "horus:wf:{done}:meta", "100000"]).await;
+    redis(&world, &["SET", "horus:wf:{done}:outputs", "not a hash"]).await;
+    finds(&world, &["workflow done: cannot be read"]).await;
     redis(&world, &["DEL", "horus:wf:{done}:meta"]).await;
     node.stop().await;
     redis(&world, &["SREM", "horus:workflows:active", "held"]).await;

@@ -81,6 +81,31 @@ async fn a_workflow_that_one_coordinator_cannot_read_is_left_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_that_cannot_be_written_to_holds_up_no_other() {
+    let world = World::new(1).await;
+    let node = world.start().await;
+    for id in ["broken", "held"] {
+        world.submit(&node, id, &workflow(&["a noop hold"])).await;
+        world.until(&node, id, |view| status_of(view, "a") == StepStatus::Dispatched).await;
+    }
+    command(&world, &["DEL", "horus:wf:{broken}:journal"]).await;
+    command(&world, &["SET", "horus:wf:{broken}:journal", "not a list"]).await;
+    let params = WorkflowIdParams { workflow_id: "broken".parse().unwrap() };
+    assert!(world.client(&node, &world.user).call::<CancelWorkflow>(&params).await.is_err(), "it cannot be noted");
+    // It is nobody's now; this coordinator works on.
+    let store = Store::connect(&world.redis.url()).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while store.meta(&"broken".parse().unwrap()).await.unwrap().unwrap().owner != "nobody" {
+        assert!(std::time::Instant::now() < deadline, "it is kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.submit(&node, "new", &workflow(&["a noop text x"])).await;
+    assert_eq!(world.end(&node, "new").await.status, WorkflowStatus::Succeeded);
+    assert_eq!(cancel(&world, &node, "held").await.status, WorkflowStatus::Cancelled);
+    finds(&world, &["workflow broken: cannot be read"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_workflow_that_cannot_be_read_holds_up_no_other() {
     let world = World::new(1).await;
     let node = world.start_as(10).await;
