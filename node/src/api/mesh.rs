@@ -22,6 +22,7 @@ pub struct MeshReport {
 
 /// Parameters of `list_nodes`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ListNodesParams {
     /// Only those that serve this topic, such as `horus.supervisor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -50,8 +50,10 @@ impl Failure {
     pub fn rpc(error: &RpcError) -> Self {
         let mut value = json!({ "code": error.code, "kind": error.kind.as_str(), "message": error.message });
         let mut problems = Vec::new();
+        // As on the wire, where `kind` is a member of `data`.
+        value["data"] = json!({ "kind": error.kind.as_str() });
         if let Some(data) = &error.data {
-            value["data"] = Value::Object(data.clone());
+            data.iter().for_each(|(name, member)| value["data"][name] = member.clone());
             if error.kind == ErrorKind::InvalidWorkflow
                 && let Some(found) = data.get("errors")
             {

@@ -67,8 +67,8 @@ impl Coordinator {
         let live = self.find(sight, &params.workflow_id).await?;
         let only = params.step.as_ref().map(|step| find_step(&live, step)).transpose()?;
         let limit = match params.limit.unwrap_or(LINES) {
-            n @ 1..=MAX_WORKFLOW_LOG_LINES => n,
-            n => return Err(RpcError::invalid_params(format!("limit is {n}: give 1 to {MAX_WORKFLOW_LOG_LINES}"))),
+            0 => return Err(RpcError::invalid_params("limit is 0: give at least 1")),
+            n => n.min(MAX_WORKFLOW_LOG_LINES),
         };
         let mut cursor = params.cursor.as_deref().map(Cursor::read).transpose()?.unwrap_or_default();
         let (mut lines, mut missing) = (Vec::new(), Vec::new());

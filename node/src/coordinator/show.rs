@@ -106,8 +106,8 @@ impl Coordinator {
         shared.check_redis()?;
         let sight = Sight::of(&caller, &shared.trust)?;
         let limit = match params.limit.unwrap_or(LIST) {
-            n @ 1..=MAX_WORKFLOW_LIST => n as usize,
-            n => return Err(RpcError::invalid_params(format!("limit is {n}: give 1 to {MAX_WORKFLOW_LIST}"))),
+            0 => return Err(RpcError::invalid_params("limit is 0: give at least 1")),
+            n => n.min(MAX_WORKFLOW_LIST) as usize,
         };
         let mut after = params.cursor.as_deref().map(read_cursor).transpose()?;
         let of = (!sight.sees_all).then_some(&sight.caller);

@@ -24,7 +24,7 @@ use crate::workflow::State;
 /// How often the own counter grows, and others' are looked at.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a counter may stand still.
-const DEAD_AFTER: Duration = Duration::from_secs(5);
+pub(super) const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// After how long a counter that stands still is taken out.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// How long signing off may take.

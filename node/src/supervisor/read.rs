@@ -62,10 +62,8 @@ impl Supervisor {
     pub(super) async fn get_job_logs(self: Arc<Self>, caller: Caller, params: LogParams) -> Result<LogPage, RpcError> {
         self.gate.check()?;
         let sight = self.sight(&caller)?;
-        let limit = page_size(params.limit, LOG_LINES, MAX_LOG_LINES, params.cursor.as_deref())?;
-        if params.cursor.as_deref().is_some_and(|cursor| !log_cursor_is_valid(cursor)) {
-            return Err(errors::invalid(FOREIGN_CURSOR));
-        }
+        let limit = page_size(params.limit, LOG_LINES, MAX_LOG_LINES)?;
+        check_cursor(params.cursor.as_deref(), log_cursor_is_valid)?;
         let ids = [params.job_id];
         self.require_visible(sight, &ids).await?;
         let page = self.queue.logs(&ids[0], params.cursor.as_deref(), limit).await;
@@ -79,7 +77,8 @@ impl Supervisor {
     ) -> Result<JobPage, RpcError> {
         self.gate.check()?;
         let sight = self.sight(&caller)?;
-        let limit = page_size(params.limit, LIST, MAX_LIST, params.cursor.as_deref())?;
+        let limit = page_size(params.limit, LIST, MAX_LIST)?;
+        check_cursor(params.cursor.as_deref(), cursor_is_valid)?;
         if let Some(submitter) = params.submitter
             && submitter != sight.caller()
             && !sight.sees_all()
@@ -172,13 +171,16 @@ impl Supervisor {
     }
 }
 
-const FOREIGN_CURSOR: &str = "cursor is none that this method gave: leave it out to start anew";
-
-/// How many entries a page has; a cursor must look like one of ours.
-fn page_size(asked: Option<u32>, default: usize, most: usize, cursor: Option<&str>) -> Result<usize, RpcError> {
-    if cursor.is_some_and(|cursor| !cursor_is_valid(cursor)) {
-        return Err(errors::invalid(FOREIGN_CURSOR));
+/// A cursor must be one of ours.
+fn check_cursor(cursor: Option<&str>, is_valid: fn(&str) -> bool) -> Result<(), RpcError> {
+    if cursor.is_some_and(|cursor| !is_valid(cursor)) {
+        return Err(errors::invalid("cursor is none that this method gave: leave it out to start anew"));
     }
+    Ok(())
+}
+
+/// How many entries a page has: no more than asked for, and no more than there may be.
+fn page_size(asked: Option<u32>, default: usize, most: usize) -> Result<usize, RpcError> {
     match asked.map_or(default, |limit| usize::try_from(limit).unwrap_or(most)) {
         0 => Err(errors::invalid("limit is 0: give at least 1")),
         limit => Ok(limit.min(most)),

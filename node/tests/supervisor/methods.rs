@@ -128,7 +128,8 @@ async fn jobs_are_listed_page_by_page_newest_first() {
     let of = |status| ListJobsParams { status: Some(status), ..ListJobsParams::default() };
     assert_eq!(place.call::<ListJobs>(&place.alice, of(JobStatus::Queued)).await.unwrap().jobs.len(), 5);
     assert_eq!(place.call::<ListJobs>(&place.alice, of(JobStatus::Failed)).await.unwrap().jobs.len(), 0);
-    for (cursor, limit) in [(Some("../../etc".to_owned()), None), (None, Some(0))] {
+    let foreign = ["../../etc", "abc", "zork:", ""].map(|cursor| (Some(cursor.to_owned()), None));
+    for (cursor, limit) in foreign.into_iter().chain([(None, Some(0))]) {
         let params = ListJobsParams { cursor, limit, ..ListJobsParams::default() };
         is(&place.refused::<ListJobs>(&place.alice, params).await, ErrorKind::InvalidParams);
     }

@@ -45,6 +45,21 @@ where
     d.deserialize_option(Maybe(PhantomData))
 }
 
+/// As [`unique`], for a map that is empty if it is left out or null.
+pub(crate) fn unique_or_null<'de, D, K, V>(d: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord + fmt::Debug,
+    V: Deserialize<'de>,
+{
+    unique_option(d).map(Option::unwrap_or_default)
+}
+
+/// For `#[serde(default, deserialize_with)]`: what is at its default if it is left out or null.
+pub(crate) fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Option::deserialize(d).map(Option::unwrap_or_default)
+}
+
 /// For `#[serde(default, deserialize_with)]`: JSON text that may be left out. An explicit `null` is a value like any other.
 pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(d).map(Some)

@@ -32,10 +32,10 @@ pub struct JobSpec {
     #[schemars(with = "serde_json::Value")]
     pub input: Option<Box<RawValue>>,
     /// Environment variables of the script.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique_or_null")]
     pub env: BTreeMap<String, String>,
     /// Secrets by name, sealed to the runners that may open them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique_or_null")]
     pub secrets: BTreeMap<String, SealedSecret>,
     /// How long it may run, in milliseconds; 5 minutes if not given, at most 24 hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,13 +53,13 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_until: Option<Timestamp>,
     /// Free text by name, for those who list jobs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::unique_or_null")]
     pub labels: BTreeMap<String, String>,
     /// The step of a signed workflow that this job executes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegation: Option<Delegation>,
     /// Proofs of what the dependencies of the step gave.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "json::or_null")]
     pub receipts: Vec<ReceiptRef>,
 }
 

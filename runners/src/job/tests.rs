@@ -59,6 +59,18 @@ fn null_is_an_input_like_any_other() {
 }
 
 #[test]
+fn null_is_as_good_as_nothing_for_every_other_field() {
+    let text = format!(r#"{{"id":"a","runner":"hero","payload":"p","run_until":"{TIME}"}}"#);
+    let fields =
+        ["env", "secrets", "labels", "receipts", "timeout_ms", "idempotent", "priority", "not_before", "delegation"];
+    for field in fields {
+        let spec: JobSpec =
+            serde_json::from_str(&text.replace("\"payload\"", &format!("\"{field}\":null,\"payload\""))).unwrap();
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text, "{field}");
+    }
+}
+
+#[test]
 fn the_job_of_a_step_is_written_like_this() {
     let receipt = Digest::of(b"receipts");
     let spec = JobSpec::step("hero".parse().unwrap(), delegation(), Some(raw("{}")), vec![ReceiptRef::Digest(receipt)]);

@@ -40,10 +40,11 @@ pub use lease::{Beat, Claim, Claimed, Finish, Lease, LeaseOptions};
 pub use logs::log_cursor_is_valid;
 pub use observer::{LeaseObserver, Observed};
 pub use push::Pushed;
+pub use read::cursor_is_valid;
 pub use reap::{Reaped, Swept};
 pub use registry::{QueueDepth, RunnerState, RunnerView};
 pub use server::ServerFacts;
-pub use views::{JobFilter, JobPage, JobResult, JobView, LogPage, ReceiptAt, cursor_is_valid};
+pub use views::{JobFilter, JobPage, JobResult, JobView, LogPage, ReceiptAt};
 
 pub(crate) use events::backoff;
 pub(crate) use keys::Document;

@@ -116,7 +116,8 @@ impl Queue {
             Some(kind) => vec![kind.clone()],
             None => self.kinds().await?,
         };
-        let from = ListCursor::parse(cursor);
+        // A text that is no cursor begins at nothing: the page is empty.
+        let from = Begin(cursor.map(|text| ListCursor::parse(text).unwrap_or_default()));
         let mut found: Vec<(JobView, u64)> = Vec::new();
         let mut reached: BTreeMap<RunnerKind, Option<u64>> = BTreeMap::new();
         for kind in kinds {
@@ -252,6 +253,12 @@ fn envelopes(documents: &[String]) -> Result<BTreeMap<String, Envelope>, QueueEr
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ListCursor(BTreeMap<RunnerKind, u64>);
 
+/// Whether a text is the cursor of a list of jobs: cheap to ask before a call.
+#[must_use]
+pub fn cursor_is_valid(cursor: &str) -> bool {
+    cursor.len() <= 4096 && ListCursor::parse(cursor).is_some()
+}
+
 /// Where to begin: everywhere, or at a cursor.
 struct Begin(Option<ListCursor>);
 
@@ -267,15 +274,13 @@ impl Begin {
 }
 
 impl ListCursor {
-    /// A text that is no cursor begins at nothing: the page is empty.
-    fn parse(text: Option<&str>) -> Begin {
-        Begin(text.map(|text| {
-            let entry = |entry: &str| {
-                let (kind, below) = entry.split_once(':')?;
-                Some((kind.parse().ok()?, below.parse().ok()?))
-            };
-            Self(text.split(',').filter_map(entry).collect())
-        }))
+    /// `None`: the text is no cursor.
+    fn parse(text: &str) -> Option<Self> {
+        let entry = |entry: &str| {
+            let (kind, below) = entry.split_once(':')?;
+            Some((kind.parse().ok()?, below.parse().ok()?))
+        };
+        text.split(',').map(entry).collect::<Option<_>>().map(Self)
     }
 
     fn show(&self) -> Option<String> {
@@ -295,11 +300,13 @@ mod tests {
         cursor.0.insert("hero".parse().unwrap(), 12);
         cursor.0.insert("sal".parse().unwrap(), 7);
         let text = cursor.show().unwrap();
-        assert!(super::super::cursor_is_valid(&text));
-        let read = ListCursor::parse(Some(&text));
+        assert!(cursor_is_valid(&text));
+        let read = Begin(ListCursor::parse(&text));
         assert_eq!(read.of(&"sal".parse().unwrap()), Some(Some(7)));
         assert_eq!(read.of(&"osiris".parse().unwrap()), None, "it is at its end");
-        assert_eq!(ListCursor::parse(None).of(&"osiris".parse().unwrap()), Some(None));
-        assert_eq!(ListCursor::parse(Some("rubbish")).0, Some(ListCursor::default()));
+        assert_eq!(Begin(None).of(&"osiris".parse().unwrap()), Some(None));
+        for rubbish in ["", "rubbish", "hero:", ":1", "hero:1,", "hero:-1", "He ro:1"] {
+            assert!(!cursor_is_valid(rubbish), "{rubbish}");
+        }
     }
 }

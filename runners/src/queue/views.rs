@@ -122,12 +122,6 @@ pub struct LogPage {
     pub cursor: String,
 }
 
-/// Whether a text can be the cursor of a log or of a list: cheap to ask before a call.
-#[must_use]
-pub fn cursor_is_valid(cursor: &str) -> bool {
-    cursor.len() <= 4096 && cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:,".contains(&b))
-}
-
 /// The fields of a record that [`JobView`] needs.
 pub(crate) const VIEW_FIELDS: [&str; 16] = [
     "status",

@@ -51,6 +51,7 @@ fn an_error_keeps_its_kind_and_is_told_once() {
     assert_eq!(mesh.json()["error"]["kind"], "DAEMON_DOWN", "{mesh:?}");
     let away = call(&format!("http://127.0.0.1:{}", horus_tests::free_port()), 1);
     assert_eq!(away.json()["error"]["kind"], "PEER_UNREACHABLE", "{away:?}");
+    assert_eq!(away.json()["error"]["data"]["kind"], "PEER_UNREACHABLE", "as on the wire: {away:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::workflow::WorkflowStatus;
 
 /// Parameters of `submit_workflow`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SubmitWorkflowParams {
     /// The signed workflow (`application/vnd.horus.workflow+json`): id, definition, inputs, the coordinators that may
     /// delegate its steps, `submit_by` and `run_until`. At most 16 MiB over HTTP and 1 MiB over messages.
@@ -31,6 +32,7 @@ pub struct Submitted {
 
 /// Parameters that name one workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WorkflowIdParams {
     /// The workflow's id.
     pub workflow_id: WorkflowId,
@@ -47,6 +49,7 @@ pub struct WorkflowState {
 
 /// Parameters of `validate_workflow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ValidateWorkflowParams {
     /// The YAML text, at most 16 MiB.
     pub definition: String,

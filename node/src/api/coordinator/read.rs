@@ -39,6 +39,7 @@ pub enum StepDetail {
 
 /// Parameters of `get_workflow_status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WorkflowStatusParams {
     /// The workflow's id.
     pub workflow_id: WorkflowId,
@@ -49,6 +50,7 @@ pub struct WorkflowStatusParams {
 
 /// Parameters of `wait_workflow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WaitWorkflowParams {
     /// The workflow's id.
     pub workflow_id: WorkflowId,
@@ -157,6 +159,7 @@ fn is_zero(n: &u32) -> bool {
 
 /// Parameters of `list_workflows`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ListWorkflowsParams {
     /// Only workflows of this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,6 +207,7 @@ pub struct WorkflowPage {
 
 /// Parameters of `get_workflow_logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WorkflowLogParams {
     /// The workflow's id.
     pub workflow_id: WorkflowId,

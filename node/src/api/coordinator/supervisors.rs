@@ -11,6 +11,7 @@ use crate::api::{EnvelopeText, NoParams, rpc_method};
 
 /// Parameters of `register_supervisor`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RegisterSupervisorParams {
     /// The supervisor's announcement (`application/vnd.horus.node+json`), signed with its own key.
     pub envelope: EnvelopeText,
