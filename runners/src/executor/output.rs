@@ -79,7 +79,8 @@ impl Output {
         self.0
     }
 
-    fn bounded(text: &str) -> Result<(), ExecutionError> {
+    /// Whether JSON text is within the limits of an output.
+    pub(crate) fn bounded(text: &str) -> Result<(), ExecutionError> {
         if text.len() > limits::OUTPUT_BYTES {
             let (is, max) = (text.len(), limits::OUTPUT_BYTES);
             return Err(ExecutionError::new(

@@ -64,9 +64,12 @@ impl Request {
             (None, [url]) => url,
             _ => return Err(bad_parameter("it needs url:'http://...'")),
         };
-        let parsed = Url::parse(url).map_err(|e| bad_parameter(format_args!("{url:?} is no URL: {e}")))?;
+        // The text is not shown: of what is no URL nobody can tell which part is a password or a token.
+        let parsed = Url::parse(url).map_err(|e| {
+            bad_parameter(format_args!("its url is no URL: {e}; write all of it, as in http://host/path"))
+        })?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(bad_parameter(format_args!("{url:?}: only http:// and https:// are fetched")));
+            return Err(bad_parameter("its url is of another kind: only http:// and https:// are fetched"));
         }
         let mut headers = parse_headers(action.get("headers").unwrap_or_default())?;
         let body = action.get("body").map(str::to_owned);
@@ -155,20 +158,53 @@ fn header_list(text: &str) -> Vec<String> {
 /// Sends requests.
 #[derive(Debug)]
 pub(super) struct Http {
-    client: Client,
+    /// For requests with nothing of the script but the URL.
+    bare: Clients,
+    /// For those with headers or a body.
+    laden: Clients,
+}
+
+#[derive(Debug)]
+struct Clients {
+    any: Client,
     /// For this machine and the overlay, which no proxy of the environment can reach.
     direct: Client,
 }
 
-impl Http {
-    pub(super) fn new() -> Result<Self, reqwest::Error> {
+impl Clients {
+    fn new(redirects: fn(redirect::Attempt<'_>) -> redirect::Action) -> Result<Self, reqwest::Error> {
         let builder = || {
             Client::builder()
                 .user_agent(concat!("horus/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
-                .redirect(redirect::Policy::limited(MAX_REDIRECTS))
+                // It would tell the next server the query of the URL.
+                .referer(false)
+                .redirect(redirect::Policy::custom(redirects))
         };
-        Ok(Self { client: builder().build()?, direct: builder().no_proxy().build()? })
+        Ok(Self { any: builder().build()?, direct: builder().no_proxy().build()? })
+    }
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    redirect::Policy::limited(MAX_REDIRECTS).redirect(attempt)
+}
+
+/// Headers and bodies may be secret, and are for the server that the script names.
+fn follow_within_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let origin = attempt.url().origin();
+    if attempt.previous().iter().all(|url| url.origin() == origin) {
+        return follow(attempt);
+    }
+    let origin = origin.ascii_serialization();
+    attempt.error(format!(
+        "{origin} is another server, which does not get the headers and body of this action: name the URL there in \
+         the script, or give none"
+    ))
+}
+
+impl Http {
+    pub(super) fn new() -> Result<Self, reqwest::Error> {
+        Ok(Self { bare: Clients::new(follow)?, laden: Clients::new(follow_within_origin)? })
     }
 
     /// Sends a request; its output is the body, for `head` status and headers.
@@ -177,7 +213,9 @@ impl Http {
         let shown = request.shown();
         let left = context.deadline.saturating_duration_since(started);
         let timeout = request.timeout.map_or(left, |timeout| timeout.min(left));
-        let client = if is_near(&request.url) { &self.direct } else { &self.client };
+        // A body has a header, too: its type.
+        let clients = if request.headers.is_empty() { &self.bare } else { &self.laden };
+        let client = if is_near(&request.url) { &clients.direct } else { &clients.any };
         let mut builder = client.request(request.method.http(), request.url).headers(request.headers).timeout(timeout);
         if let Some(body) = request.body {
             builder = builder.body(body);
@@ -276,7 +314,7 @@ fn failure(shown: &str, error: reqwest::Error, timeout: Duration) -> ExecutionEr
     let (code, mut message) = if error.is_timeout() {
         ("HTTP_TIMEOUT", format!("{shown} was not answered within {timeout:.1?}"))
     } else if error.is_redirect() {
-        ("HTTP_REDIRECT", format!("{shown} redirects more than {MAX_REDIRECTS} times, or to what is no http URL"))
+        ("HTTP_REDIRECT", format!("{shown} redirects to where it is not followed"))
     } else if error.is_connect() {
         ("HTTP_CONNECT", format!("{shown}: the server cannot be reached"))
     } else {

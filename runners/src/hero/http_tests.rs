@@ -143,6 +143,43 @@ async fn redirects_are_followed_up_to_a_bound() {
 }
 
 #[tokio::test]
+async fn headers_and_bodies_go_to_no_other_server() {
+    let other = server(|request| response("200 OK", request)).await;
+    let address = server(move |request| match request.split(' ').nth(1).unwrap().split('?').next().unwrap() {
+        "/near" => "HTTP/1.1 307 See\r\nlocation: /end\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "/far" => format!("HTTP/1.1 307 See\r\nlocation: http://{other}/x?q=1\r\ncontent-length: 0\r\n\r\n"),
+        _ => response("200 OK", request),
+    })
+    .await;
+    for script in [
+        format!("!!http.get url:http://{address}/far headers:'X-Api-Key: s3cr3t'"),
+        format!("!!http.post url:http://{address}/far body:'s3cr3t'"),
+    ] {
+        let error = run(&script).await.unwrap_err();
+        assert_eq!(error.code, "HTTP_REDIRECT", "{error}");
+        assert!(error.message.contains(&format!("http://{other}")), "{error}");
+        assert!(!error.message.contains("s3cr3t") && !error.message.contains("q=1"), "{error}");
+    }
+    let near = run(&format!("!!http.get url:http://{address}/near headers:'X-Api-Key: key'")).await.unwrap();
+    assert!(near.contains("GET /end") && near.contains("x-api-key: key"), "{near}");
+    // What carries nothing of the script may go elsewhere, and does not tell from where.
+    let far = run(&format!("!!http.get url:'http://user:pw@{address}/far?token=s3cr3t'")).await.unwrap().to_lowercase();
+    assert!(far.contains("get /x?q=1"), "{far}");
+    assert!(!["s3cr3t", "referer", "authorization"].iter().any(|told| far.contains(told)), "{far}");
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_not_shown() {
+    for url in
+        ["api.example.com/?token=s3cr3t", "user:s3cr3t@example.com/", "s3cr3t:x@example.com", "http://u:s3cr3t@h:x/"]
+    {
+        let error = run(&format!("!!http.get url:'{url}'")).await.unwrap_err();
+        assert_eq!(error.code, "INVALID_PARAMETER");
+        assert!(error.message.contains("http://") && !error.message.contains("s3cr3t"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_answer_times_out_or_is_cancelled() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

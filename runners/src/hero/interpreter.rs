@@ -9,7 +9,7 @@ use crate::executor::{Context, ExecutionError, Output};
 use crate::job::{Job, limits};
 use std::collections::HashMap;
 
-/// Longest text that a value may become when its placeholders are filled in.
+/// Most text that the values of one action may become when their placeholders are filled in.
 const MAX_EXPANDED_BYTES: usize = 2 * limits::INPUT_BYTES;
 /// Longest value that a script may put into its session.
 const MAX_ENV_VALUE_BYTES: usize = 64 * 1024;
@@ -73,6 +73,8 @@ impl Interpreter {
             };
             let action = session.fill(action).map_err(at_line)?;
             output = self.act(&action, builtin, &mut session, context).await.map_err(at_line)?;
+            // Most actions wait for nothing: a long script would keep its thread from heartbeats and other jobs.
+            tokio::task::yield_now().await;
         }
         Ok(output)
     }
@@ -179,40 +181,48 @@ impl Session {
     }
 
     fn fill(&self, mut action: Action) -> Result<Action, ExecutionError> {
+        let mut room = MAX_EXPANDED_BYTES;
         let values = action.params.iter_mut().map(|p| &mut p.value);
         for value in values.chain(&mut action.args) {
             if value.contains('{') {
-                *value = self.expand(value)?;
+                *value = self.expand(value, room)?;
+                room -= value.len();
             }
         }
         Ok(action)
     }
 
-    /// Replaces each `{NAME}` that the session knows; anything else in braces stays as it is.
-    fn expand(&self, value: &str) -> Result<String, ExecutionError> {
-        let mut out = String::with_capacity(value.len());
+    /// Replaces each `{NAME}` that the session knows; anything else in braces stays as it is. An error above `room` bytes.
+    fn expand(&self, value: &str, room: usize) -> Result<String, ExecutionError> {
+        let mut out = String::new();
+        let mut push = |text: &str| {
+            if out.len() + text.len() > room {
+                let message = format_args!(
+                    "its values with their placeholders filled in exceed {MAX_EXPANDED_BYTES} bytes together: put less \
+                     into one action"
+                );
+                return Err(bad_parameter(message));
+            }
+            out.push_str(text);
+            Ok(())
+        };
         let mut rest = value;
         while let Some(start) = rest.find('{') {
             let (before, from) = rest.split_at(start);
-            out.push_str(before);
+            push(before)?;
             let name = &from[1..];
             let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
             let known =
                 name[end..].starts_with('}').then(|| self.env.get(&text::normalise_name(&name[..end]))).flatten();
             if let Some(text) = known {
-                out.push_str(text);
+                push(text)?;
                 rest = &name[end + 1..];
             } else {
-                out.push_str(&from[..=end]);
+                push(&from[..=end])?;
                 rest = &name[end..];
             }
-            if out.len() > MAX_EXPANDED_BYTES {
-                let message =
-                    format_args!("a value with its placeholders filled in exceeds {MAX_EXPANDED_BYTES} bytes");
-                return Err(bad_parameter(message));
-            }
         }
-        out.push_str(rest);
+        push(rest)?;
         Ok(out)
     }
 }

@@ -74,6 +74,37 @@ async fn placeholders_cannot_grow_without_bound() {
 }
 
 #[tokio::test]
+async fn the_values_of_one_action_grow_within_one_bound() {
+    let run = async |script: &str| {
+        let mut job = job(script);
+        job.input = Some(RawValue::from_string(format!("\"{}\"", "x".repeat(100_000))).unwrap());
+        let context = Context::detached(Duration::from_secs(20));
+        HeroExecutor::built_in().unwrap().execute(&job, &context).await
+    };
+    for script in [
+        format!("!!play.echo {}", "'{INPUT}' ".repeat(20)),
+        format!("!!play.echo {}", (0..20).map(|n| format!("k{n}:'{{INPUT}}' ")).collect::<String>()),
+    ] {
+        let error = run(&script).await.unwrap_err();
+        assert_eq!(error.code, "INVALID_PARAMETER", "{error}");
+        assert!(error.message.contains("line 1, play.echo") && error.message.contains("placeholders"), "{error}");
+    }
+    // Each action has the bound for itself.
+    run(&"!!play.echo '{INPUT}' '{INPUT}' '{INPUT}'\n".repeat(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_script_lets_others_run() {
+    let others = tokio::spawn(async {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    });
+    run(&"!!play.echo content:'{INPUT}'\n".repeat(100)).await.0.unwrap();
+    assert!(others.is_finished(), "nothing else ran on the thread meanwhile");
+}
+
+#[tokio::test]
 async fn what_an_action_ignores_is_said_in_the_log() {
     let context = Context::detached(Duration::from_secs(5));
     let executor = HeroExecutor::built_in().unwrap();

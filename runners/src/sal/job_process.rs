@@ -23,7 +23,10 @@ use super::{
     options::ResourceLimits,
     processes::has_living_children,
 };
-use crate::script::{Program, ScriptFailure, run};
+use crate::{
+    executor::{ExecutionError, Output},
+    script::{Program, ScriptFailure, run},
+};
 
 /// What the fork server hands to a job process.
 pub(super) struct Handover {
@@ -41,7 +44,9 @@ pub(super) fn serve(engine: &Engine, resources: &ResourceLimits, handover: Hando
     let Handover { work, stdout, stderr, server } = handover;
     let code = match settle(resources, stdout, stderr, server).and_then(|()| read_frame::<Work>(&work)) {
         Ok(job) => {
-            let outcome = execute(engine, &job);
+            // Within limits before it is sent: what a frame does not take would be told as a crash.
+            let outcome = execute(engine, &job).map_err(ExecutionError::from);
+            let outcome = outcome.and_then(|text| Output::bounded(&text).map(|()| text)).map_err(ScriptFailure::from);
             // The pipes must be at their end when the report arrives: it is the sign that the log is complete.
             let _ = io::stdout().flush();
             let _ = silence();

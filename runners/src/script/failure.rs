@@ -90,6 +90,12 @@ impl From<ScriptFailure> for ExecutionError {
     }
 }
 
+impl From<ExecutionError> for ScriptFailure {
+    fn from(error: ExecutionError) -> Self {
+        Self { code: error.code, message: error.message }
+    }
+}
+
 /// What `Engine::on_progress` returns to end a script for this reason.
 pub(crate) fn failed_by(code: &str, message: impl Into<String>) -> Dynamic {
     Dynamic::from(ScriptFailure::new(code, message))

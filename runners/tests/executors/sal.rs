@@ -167,6 +167,12 @@ async fn a_failed_script_says_where() {
     assert_eq!(ran.output(), json!({"code": 1, "stderr": "", "stdout": "", "success": false}));
     let ran = run("let s = \"x\"; while s.len() < 600000 { s += s; } s").await;
     assert_eq!(ran.error().code, "OUTPUT_TOO_LARGE");
+    // More than the frame between job process and runner takes.
+    let large = "let s = \"x\"; while s.len() < 20000000 { s += s; }";
+    let ran = run(&format!("{large} s")).await;
+    assert_eq!(ran.error().code, "OUTPUT_TOO_LARGE", "{}", ran.error());
+    let ran = run(&format!("{large} throw #{{code: \"MINE\", message: s}}")).await;
+    assert_eq!(ran.error().code, "MINE", "{}", ran.error());
 }
 
 async fn each_job_has_a_process_and_a_scratch_directory_of_its_own() {
