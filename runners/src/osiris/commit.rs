@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    recorded::Before,
     store::{Store, database_error},
     trouble::Tries,
 };
@@ -50,6 +51,8 @@ pub(super) struct Write {
 #[derive(Debug)]
 pub(super) struct Commit {
     pub(super) job_id: String,
+    /// A digest of what makes it this job and not another of the same id.
+    pub(super) content: String,
     /// None if the script failed: then it is only checked whether it failed over something outdated.
     pub(super) output: Option<String>,
     /// Until when the job could be delivered again.
@@ -69,8 +72,8 @@ impl Commit {
 pub(super) enum Verdict {
     /// Its effects are stored; or, if it failed, what it had read still holds.
     Stored,
-    /// The job was stored before, with this output; nothing was changed now.
-    Already(String),
+    /// A job of this id was stored before; nothing was changed now.
+    Already(Before),
     /// Something that it read has changed: run it again.
     Outdated,
 }
@@ -180,7 +183,7 @@ fn json<T: Serialize + ?Sized>(value: &T) -> String {
 
 /// What the database says inside the transaction, and what the group has added to it so far.
 struct Seen<'a> {
-    outputs: HashMap<String, String>,
+    before: HashMap<String, Before>,
     changes: BTreeMap<String, i64>,
     /// Only of records that some job of the group has read.
     revisions: HashMap<(&'a str, &'a str), i64>,
@@ -192,7 +195,7 @@ struct Plan<'a> {
     upserts: Vec<(&'a str, &'a str, i64, i64, i64, &'a str)>,
     deletes: Vec<(&'a str, &'a str)>,
     models: BTreeMap<&'a str, i64>,
-    jobs: Vec<(&'a str, &'a str, i64)>,
+    jobs: Vec<(&'a str, &'a str, i64, &'a str)>,
 }
 
 impl<'a> Seen<'a> {
@@ -224,10 +227,7 @@ impl<'a> Seen<'a> {
             }
         }
         let ids: Vec<&str> = commits.iter().map(|commit| commit.job_id.as_str()).collect();
-        let mut outputs = HashMap::new();
-        for row in sqlx::query(store.sql.recorded).bind(json(&ids)).fetch_all(&mut **transaction).await? {
-            outputs.insert(row.try_get(0)?, row.try_get(1)?);
-        }
+        let before = store.recorded_in(&mut **transaction, &ids).await?;
         let mut read: Vec<(&str, &str)> =
             effects().flat_map(|e| &e.reads).map(|(model, id, _)| (model.as_str(), id.as_str())).collect();
         read.sort_unstable();
@@ -241,12 +241,12 @@ impl<'a> Seen<'a> {
                 }
             }
         }
-        Ok(Self { outputs, changes, revisions })
+        Ok(Self { before, changes, revisions })
     }
 
     fn decide(&mut self, commit: &'a Commit, plan: &mut Plan<'a>) -> Verdict {
-        if let Some(output) = self.outputs.get(&commit.job_id) {
-            return Verdict::Already(output.clone());
+        if let Some(before) = self.before.get(&commit.job_id) {
+            return Verdict::Already(before.clone());
         }
         let effects = &commit.effects;
         let scans_hold = effects.scans.iter().all(|(model, changes)| self.changes.get(model) == Some(changes));
@@ -276,8 +276,9 @@ impl<'a> Seen<'a> {
                 self.revisions.remove(&key);
             }
         }
-        plan.jobs.push((&commit.job_id, output, commit.keep_until.as_millis()));
-        self.outputs.insert(commit.job_id.clone(), output.clone());
+        plan.jobs.push((&commit.job_id, output, commit.keep_until.as_millis(), &commit.content));
+        let before = Before { output: output.clone(), content: commit.content.clone() };
+        self.before.insert(commit.job_id.clone(), before);
         Verdict::Stored
     }
 }

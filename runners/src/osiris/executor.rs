@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use horus_keys::RunnerKind;
+use horus_keys::{Digest, RunnerKind};
 use rhai::Engine;
 use tokio::{
     runtime::Handle,
@@ -121,12 +121,13 @@ impl Executor for OsirisExecutor {
     }
 
     async fn execute(&self, job: &Job, context: &Context) -> Result<Output, ExecutionError> {
-        let job_id = effect_id(job);
-        let recorded = tokio::select! {
-            recorded = self.recorded.output(&job_id) => recorded?,
+        let (job_id, content) = (effect_id(job), content(job));
+        let before = tokio::select! {
+            before = self.recorded.before(&job_id) => before?,
             () = context.cancel.cancelled() => return Err(stopped(context)),
         };
-        if let Some(output) = recorded {
+        if let Some(before) = before {
+            let output = before.output_for(&job_id, &content)?;
             context.log.system("the job was stored before: its script is not run again, its output is the same");
             return Output::from_json_text(output);
         }
@@ -144,6 +145,7 @@ impl Executor for OsirisExecutor {
             };
             let commit = Commit {
                 job_id: job_id.clone(),
+                content: content.clone(),
                 output: output.as_ref().map(|output| output.get().to_owned()),
                 keep_until: job.run_until.saturating_add(REMEMBER),
                 effects,
@@ -151,7 +153,9 @@ impl Executor for OsirisExecutor {
             match (self.committer.commit(commit).await?, output, failed) {
                 (Verdict::Stored, Some(output), _) => return Ok(output),
                 (Verdict::Stored, None, Some(failure)) => return Err(failure.into()),
-                (Verdict::Already(output), ..) => return Output::from_json_text(output),
+                (Verdict::Already(before), ..) => {
+                    return Output::from_json_text(before.output_for(&job_id, &content)?);
+                }
                 (Verdict::Stored | Verdict::Outdated, ..) => {
                     context.log.system("another job has changed what this one read: it is run again");
                 }
@@ -179,9 +183,17 @@ fn effect_id(job: &Job) -> String {
     }
 }
 
+/// A digest of what makes a job this one: who is responsible for it, and all that its script sees and that is the same when it is
+/// sent again. Of a step the input is not in it: the id stands for its workflow, and a later attempt may bring the outputs of the
+/// steps before in other words.
+fn content(job: &Job) -> String {
+    let input = job.input.as_ref().filter(|_| job.delegation.is_none()).map(|input| input.get());
+    let all = serde_json::to_vec(&(&job.submitter, &job.payload, input, &job.env));
+    Digest::of(&all.expect("texts, and a map of texts, are JSON")).to_string()
+}
+
 #[cfg(test)]
 mod tests {
-    use horus_keys::Digest;
     use serde_json::json;
 
     use super::*;

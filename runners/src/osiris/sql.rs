@@ -6,6 +6,10 @@ pub(super) struct Dialect {
     pub(super) connect: &'static [&'static str],
     /// Run once; each must be repeatable.
     pub(super) schema: &'static [&'static str],
+    /// A row if `osiris_jobs` has the column `content`, which it got later than the others.
+    pub(super) has_content: &'static str,
+    /// Adds the column.
+    pub(super) add_content: &'static str,
     /// Starts a transaction that writes.
     pub(super) begin: &'static str,
     /// Makes the counters of models exist: `[name, ...]`.
@@ -16,9 +20,9 @@ pub(super) struct Dialect {
     pub(super) changes: &'static str,
     /// `[[name, changes], ...]`
     pub(super) set_models: &'static str,
-    /// `[job_id, ...]` -> job_id, output
+    /// `[job_id, ...]` -> job_id, output, content (empty if unknown)
     pub(super) recorded: &'static str,
-    /// `[[job_id, output, keep_until], ...]`
+    /// `[[job_id, output, keep_until, content], ...]`
     pub(super) record: &'static str,
     /// `[[model, id], ...]` -> model, id, revision
     pub(super) revisions: &'static str,
@@ -57,6 +61,8 @@ pub(super) static SQLITE: Dialect = Dialect {
          STRICT, WITHOUT ROWID",
         "CREATE INDEX IF NOT EXISTS osiris_jobs_keep_until ON osiris_jobs (keep_until)",
     ],
+    has_content: "SELECT 1 FROM pragma_table_info('osiris_jobs') WHERE name = 'content'",
+    add_content: "ALTER TABLE osiris_jobs ADD COLUMN content TEXT",
     begin: "BEGIN IMMEDIATE",
     ensure_models: "INSERT INTO osiris_models (name, changes) SELECT value, 0 FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
     // The whole database is locked by BEGIN IMMEDIATE.
@@ -64,8 +70,9 @@ pub(super) static SQLITE: Dialect = Dialect {
     changes: CHANGES,
     set_models: "INSERT INTO osiris_models (name, changes) SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE true \
                  ON CONFLICT (name) DO UPDATE SET changes = excluded.changes",
-    recorded: "SELECT job_id, output FROM osiris_jobs WHERE job_id IN (SELECT value FROM json_each($1))",
-    record: "INSERT INTO osiris_jobs (job_id, output, keep_until) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1)",
+    recorded: "SELECT job_id, output, COALESCE(content, '') FROM osiris_jobs WHERE job_id IN (SELECT value FROM json_each($1))",
+    record: "INSERT INTO osiris_jobs (job_id, output, keep_until, content) \
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1)",
     revisions: "SELECT model, id, revision FROM osiris_records \
                 WHERE (model, id) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))",
     upsert: "INSERT INTO osiris_records (model, id, revision, created_at, updated_at, body) \
@@ -90,6 +97,8 @@ pub(super) static POSTGRES: Dialect = Dialect {
         "CREATE TABLE IF NOT EXISTS osiris_jobs (job_id TEXT COLLATE \"C\" PRIMARY KEY, output TEXT NOT NULL, keep_until BIGINT NOT NULL)",
         "CREATE INDEX IF NOT EXISTS osiris_jobs_keep_until ON osiris_jobs (keep_until)",
     ],
+    has_content: "SELECT 1 FROM pg_attribute WHERE attrelid = 'osiris_jobs'::regclass AND attname = 'content' AND NOT attisdropped",
+    add_content: "ALTER TABLE osiris_jobs ADD COLUMN IF NOT EXISTS content TEXT",
     begin: "BEGIN",
     ensure_models: "INSERT INTO osiris_models (name, changes) SELECT v, 0 FROM json_array_elements_text($1::json) v ORDER BY v \
                     ON CONFLICT DO NOTHING",
@@ -98,9 +107,9 @@ pub(super) static POSTGRES: Dialect = Dialect {
                   ORDER BY name FOR UPDATE",
     changes: CHANGES,
     set_models: "UPDATE osiris_models SET changes = (v ->> 1)::bigint FROM json_array_elements($1::json) v WHERE name = v ->> 0",
-    recorded: "SELECT job_id, output FROM osiris_jobs WHERE job_id IN (SELECT json_array_elements_text($1::json))",
-    record: "INSERT INTO osiris_jobs (job_id, output, keep_until) \
-             SELECT v ->> 0, v ->> 1, (v ->> 2)::bigint FROM json_array_elements($1::json) v",
+    recorded: "SELECT job_id, output, COALESCE(content, '') FROM osiris_jobs WHERE job_id IN (SELECT json_array_elements_text($1::json))",
+    record: "INSERT INTO osiris_jobs (job_id, output, keep_until, content) \
+             SELECT v ->> 0, v ->> 1, (v ->> 2)::bigint, v ->> 3 FROM json_array_elements($1::json) v",
     revisions: "SELECT model, id, revision FROM osiris_records \
                 WHERE (model, id) IN (SELECT v ->> 0, v ->> 1 FROM json_array_elements($1::json) v)",
     upsert: "INSERT INTO osiris_records (model, id, revision, created_at, updated_at, body) \

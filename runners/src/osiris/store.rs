@@ -3,11 +3,14 @@
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use sqlx::{
-    AnyPool, Row,
+    Any, AnyPool, Executor, Row,
     any::{AnyPoolOptions, AnyRow},
 };
 
-use super::sql::{Dialect, POSTGRES, SQLITE};
+use super::{
+    recorded::Before,
+    sql::{Dialect, POSTGRES, SQLITE},
+};
 use crate::executor::ExecutionError;
 
 /// How long a job waits for a connection.
@@ -67,17 +70,38 @@ impl Store {
             .connect(&url)
             .await
             .map_err(|e| database_error(&e))?;
-        for statement in sql.schema {
-            sqlx::query(*statement).execute(&pool).await.map_err(|e| database_error(&e))?;
-        }
-        Ok(Self { pool, sql })
+        let store = Self { pool, sql };
+        store.make_tables().await.map_err(|e| database_error(&e))?;
+        Ok(store)
     }
 
-    /// The outputs of those of the jobs that were committed before.
-    pub(super) async fn recorded(&self, job_ids: &[&str]) -> Result<HashMap<String, String>, sqlx::Error> {
+    async fn make_tables(&self) -> Result<(), sqlx::Error> {
+        for statement in self.sql.schema {
+            sqlx::query(*statement).execute(&self.pool).await?;
+        }
+        // In a transaction that writes, since another process may be doing the same.
+        let mut transaction = self.pool.begin_with(self.sql.begin).await?;
+        if sqlx::query(self.sql.has_content).fetch_optional(&mut *transaction).await?.is_none() {
+            sqlx::query(self.sql.add_content).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
+    }
+
+    /// Those of the jobs that were committed before.
+    pub(super) async fn recorded(&self, job_ids: &[&str]) -> Result<HashMap<String, Before>, sqlx::Error> {
+        self.recorded_in(&self.pool, job_ids).await
+    }
+
+    /// The same in a transaction.
+    pub(super) async fn recorded_in(
+        &self,
+        executor: impl Executor<'_, Database = Any>,
+        job_ids: &[&str],
+    ) -> Result<HashMap<String, Before>, sqlx::Error> {
         let list = serde_json::to_string(job_ids).expect("strings are JSON");
-        let rows = sqlx::query(self.sql.recorded).bind(list).fetch_all(&self.pool).await?;
-        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let rows = sqlx::query(self.sql.recorded).bind(list).fetch_all(executor).await?;
+        let before = |row: AnyRow| Ok((row.try_get(0)?, Before { output: row.try_get(1)?, content: row.try_get(2)? }));
+        rows.into_iter().map(before).collect()
     }
 
     /// How often the model has changed; 0 if it never did.

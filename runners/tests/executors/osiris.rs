@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use horus_keys::Identity;
 use horus_runners::{
     executor::Context,
-    job::{Job, LocalId},
+    job::{Job, JobSpec, LocalId},
     osiris::{OsirisExecutor, OsirisOptions},
 };
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use crate::world::{Ran, execute, execute_for, job, raw};
@@ -23,6 +25,7 @@ crate::tests!(
     mistakes_are_named,
     a_failed_job_stores_nothing,
     a_job_delivered_twice_takes_effect_once,
+    another_job_under_a_remembered_id_is_refused,
     concurrent_counters_lose_nothing,
     concurrent_searches_are_serialisable,
     an_endless_loop_hinders_nobody,
@@ -213,6 +216,63 @@ async fn a_job_delivered_twice_takes_effect_once() {
     let runs = futures::future::join_all((0..8).map(|_| execute(&store.executor, &job, context()))).await;
     assert!(runs.iter().all(|ran| ran.output() == runs[0].output()));
     assert_eq!(store.output("osiris.model(\"m\").count()").await, 2);
+}
+
+async fn another_job_under_a_remembered_id_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    ids_are_not_mixed_up(&format!("sqlite://{}/osiris.db", dir.path().display())).await;
+}
+
+/// The same on every database.
+pub(crate) async fn ids_are_not_mixed_up(url: &str) {
+    let store = Store::on(url).await;
+    let id = LocalId::new("orders-7").unwrap();
+    let create = "osiris.model(\"ids\").create(input)";
+    let order = |script: &str, edit: fn(&mut JobSpec)| {
+        job("osiris", script, |spec| {
+            spec.id = id.clone();
+            spec.input = Some(raw(r#"{"order":1}"#));
+            edit(spec);
+        })
+    };
+    let first = execute_for(&store.executor, &order(create, |_| {}), LONG).await.output();
+    // The same job sent again, though it is signed anew and has more time.
+    let later = |spec: &mut JobSpec| spec.run_until = spec.run_until.map(|at| at.saturating_add(LONG));
+    assert_eq!(execute_for(&store.executor, &order(create, later), LONG).await.output(), first);
+    let mut foreign = order(create, |_| {});
+    foreign.submitter = Identity::from_seed(&[9; 32]).peer_id();
+    let others = [
+        foreign,
+        order("osiris.model(\"ids\").create(#{order: 2})", |_| {}),
+        order(create, |spec| spec.input = Some(raw(r#"{"order":2}"#))),
+        order(create, |spec| spec.env = [("DAY".to_owned(), "2".to_owned())].into()),
+    ];
+    for other in &others {
+        let ran = execute_for(&store.executor, other, LONG).await;
+        assert_eq!(ran.error().code, "ID_CONFLICT", "{}", ran.error());
+        assert!(ran.error().message.contains("another id"), "{}", ran.error());
+    }
+    assert_eq!(store.output("osiris.model(\"ids\").count()").await, 1);
+    // At the same time: one of them takes effect, and the others learn that it was not theirs.
+    let at_once = ["2", "3"].map(|order| {
+        job("osiris", create, |spec| {
+            spec.id = LocalId::new("orders-8").unwrap();
+            spec.input = Some(raw(&format!(r#"{{"order":{order}}}"#)));
+        })
+    });
+    let context = || Context::detached(LONG);
+    let ran = futures::future::join_all(at_once.iter().map(|job| execute(&store.executor, job, context()))).await;
+    let refused: Vec<&Ran> = ran.iter().filter(|ran| ran.result.is_err()).collect();
+    assert_eq!((refused.len(), refused[0].error().code.as_str()), (1, "ID_CONFLICT"));
+    assert_eq!(store.output("osiris.model(\"ids\").count()").await, 2);
+    // A database of before: of its jobs nobody knows what they were.
+    drop(store);
+    let mut before = sqlx::AnyConnection::connect(url).await.unwrap();
+    sqlx::query("ALTER TABLE osiris_jobs DROP COLUMN content").execute(&mut before).await.unwrap();
+    before.close().await.unwrap();
+    let store = Store::on(url).await;
+    assert_eq!(execute_for(&store.executor, &others[1], LONG).await.output(), first);
+    assert_eq!(store.output("osiris.model(\"ids\").count()").await, 2);
 }
 
 async fn concurrent_counters_lose_nothing() {

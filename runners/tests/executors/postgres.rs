@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::osiris::{Store, api_works, counters_lose_nothing};
+use crate::osiris::{Store, api_works, counters_lose_nothing, ids_are_not_mixed_up};
 
 crate::tests!(osiris_works_on_postgresql);
 
@@ -88,4 +88,6 @@ async fn osiris_works_on_postgresql() {
     let two = Store::on(&url).await;
     api_works(&one).await;
     counters_lose_nothing(&[&one, &two]).await;
+    drop((one, two));
+    ids_are_not_mixed_up(&url).await;
 }
