@@ -103,11 +103,16 @@ pub(crate) async fn connect(url: &str) -> Result<Queue> {
     }
 }
 
-/// An address as it may stand in a log.
-fn without_password(url: &str) -> String {
+/// An address as it may be shown: without login and password, wherever in it they stand.
+pub(crate) fn without_password(url: &str) -> String {
+    // That of a socket has them in its query.
+    let (url, query) = match url.split_once('?') {
+        Some((url, query)) if query.contains("pass=") => (url, "?***"),
+        _ => (url, ""),
+    };
     match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 < at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
+        (Some(scheme), Some(at)) if scheme + 3 < at => format!("{}***{}{query}", &url[..scheme + 3], &url[at..]),
+        _ => format!("{url}{query}"),
     }
 }
 
@@ -133,5 +138,6 @@ mod tests {
         assert_eq!(super::without_password("redis://user:secret@host:1/0"), "redis://***@host:1/0");
         assert_eq!(super::without_password("redis://host:1"), "redis://host:1");
         assert_eq!(super::without_password("redis+unix:///a@b/redis.sock"), "redis+unix://***@b/redis.sock");
+        assert_eq!(super::without_password("unix:///r.sock?user=u&pass=secret"), "unix:///r.sock?***");
     }
 }

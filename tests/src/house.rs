@@ -48,6 +48,14 @@ impl House {
     /// # Panics
     /// It is not ready within a minute.
     pub fn start_with(flags: &[&str]) -> Self {
+        Self::start_in(&[], flags)
+    }
+
+    /// Starts one with further flags, and further variables that its first start alone sees.
+    ///
+    /// # Panics
+    /// It is not ready within a minute.
+    pub fn start_in(env: &[(&str, &str)], flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut horus = Horus { env: vec![("HORUS_IDENTITY".into(), path(dir.path(), "me"))] };
         let data = path(dir.path(), "data");
@@ -66,7 +74,9 @@ impl House {
         args.extend(flags);
         let log = dir.path().join("up.log");
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        let up = horus.spawn(&args, &log);
+        let mut first = horus.clone();
+        first.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let up = first.spawn(&args, &log);
         let ready = wait_until_ready(&up, Duration::from_secs(60));
         horus.env.extend(addresses(&ready));
         Self { horus, ready, up, args, starts: 1, dir }

@@ -374,7 +374,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "PATH")]
     pub hero_cli: Option<PathBuf>,
     /// Use this Redis instead of starting one
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "HORUS_REDIS_URL", value_name = "URL")]
     pub redis_url: Option<String>,
     /// When the own Redis writes to disk: `always` survives its kill -9 at any moment, `everysec` may lose two seconds
     #[arg(long, value_enum, default_value_t = FsyncArg::Everysec)]

@@ -4,9 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use horus_keys::RunnerKind;
+use horus_runners::job::limits::{MAX_TIMEOUT, RUN_UNTIL_AHEAD};
 
 use super::args_mesh::WayArgs;
-use super::parse_duration;
+use super::{parse_duration, parse_duration_within};
 
 /// Who calls, and how.
 #[derive(Debug, Args, Clone)]
@@ -68,10 +69,10 @@ pub struct SubmitWorkflowArgs {
     #[arg(long, value_name = "PEER_ID", value_delimiter = ',')]
     pub delegate: Vec<horus_keys::PeerId>,
     /// The workflow may not be submitted later than this from now
-    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = parse_duration_within(None))]
     pub submit_within: Duration,
     /// Nothing of it may run later than this from now; at most 7d
-    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_duration_within(Some(RUN_UNTIL_AHEAD)))]
     pub run_within: Duration,
     /// Where to.
     #[command(flatten)]
@@ -148,7 +149,7 @@ pub enum WorkflowCommand {
     },
     /// Print the graph of a workflow file
     #[command(
-        after_help = "Examples:\n  horus workflow graph pipeline.yaml\n  horus workflow graph pipeline.yaml --format dot | dot -Tsvg > pipeline.svg"
+        after_help = "Examples:\n  horus workflow graph pipeline.yaml\n  horus workflow graph pipeline.yaml --format dot | dot -Tsvg > pipeline.svg\n  horus workflow graph pipeline.yaml --json"
     )]
     Graph {
         /// The workflow (YAML); `-` reads standard input
@@ -156,6 +157,9 @@ pub enum WorkflowCommand {
         /// As text, or as Graphviz dot or Mermaid source
         #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
         format: GraphFormat,
+        /// One JSON value on stdout, nothing else: the steps, each with those that it depends on
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
     },
     /// Check a workflow file without submitting it; needs no server
     #[command(
@@ -203,7 +207,7 @@ pub struct SubmitJobArgs {
     #[arg(long, value_name = "K=V")]
     pub env: Vec<String>,
     /// End the job after this long; at most 24h [default: 5m]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_within(Some(MAX_TIMEOUT)))]
     pub timeout: Option<Duration>,
     /// May run twice if its runner dies in the middle
     #[arg(long)]
@@ -218,7 +222,7 @@ pub struct SubmitJobArgs {
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
     /// It may not start later than this from now; at most 7d
-    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = parse_duration_within(Some(RUN_UNTIL_AHEAD)))]
     pub run_within: Duration,
     /// Where to.
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use horus_keys::{PeerId, Role, RunnerPattern};
 
-use super::parse_duration;
+use super::parse_duration_within;
 
 /// Where keys lie.
 #[derive(Debug, Args, Clone)]
@@ -132,7 +132,7 @@ pub enum KeysCommand {
         #[arg(long)]
         name: Option<String>,
         /// For how long
-        #[arg(long, default_value = "90d", value_name = "DURATION", value_parser = parse_duration)]
+        #[arg(long, default_value = "90d", value_name = "DURATION", value_parser = parse_duration_within(None))]
         ttl: Duration,
         /// Where.
         #[command(flatten)]
@@ -160,7 +160,7 @@ pub struct TrustFileArgs {
 /// `horus keys trust ...`
 #[derive(Debug, Subcommand)]
 pub enum TrustCommand {
-    /// List the trusted keys
+    /// List the trusted keys, and what is revoked
     #[command(after_help = "Examples:\n  horus keys trust list\n  horus keys trust list --trust trust.toml --json")]
     List(TrustFileArgs),
     /// Trust a key; one that is there gets the new roles in place of the old ones
@@ -183,9 +183,18 @@ pub enum TrustCommand {
         #[command(flatten)]
         file: TrustFileArgs,
     },
-    /// Trust a key no more
+    /// Take a key out of the policy; a certificate by an owner of the policy can still grant it something
     #[command(after_help = "Example:\n  horus keys trust remove 12D3KooW...")]
     Remove {
+        /// Whom
+        peer_id: PeerId,
+        /// Which policy.
+        #[command(flatten)]
+        file: TrustFileArgs,
+    },
+    /// Revoke a key: whatever its entry or a certificate says, it may do nothing, and what it certified is void
+    #[command(after_help = "Example:\n  horus keys trust revoke 12D3KooW...")]
+    Revoke {
         /// Whom
         peer_id: PeerId,
         /// Which policy.

@@ -54,12 +54,15 @@ fn load_by(load: fn(&Path, Ask) -> Result<KeyDir, KeyDirError>, dir: &Path) -> R
         .with_context(|| format!("cannot use the identity in {}", dir.display()))
 }
 
-/// The name of the key in a directory.
+/// The name of the key in a directory; a passphrase is asked for only where it is not written down beside the key.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_peer_id(dir: &Path) -> Result<PeerId> {
-    Ok(load(dir)?.identity.peer_id())
+    match KeyDir::summary_of(dir) {
+        Ok(summary) => Ok(summary.peer_id),
+        Err(_) => Ok(load(dir)?.identity.peer_id()),
+    }
 }
 
 /// The certificate to present: as given, else the one in the directory.

@@ -4,8 +4,8 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use horus_keys::{
-    Binding, Certificate, Envelope, Identity, KeyDir, KeySummary, PayloadType, Timestamp, Trust, TrustPolicy,
-    TrustedKey, is_encrypted_pem,
+    Binding, Certificate, Envelope, Identity, KeyDir, KeySummary, PayloadType, PeerId, Revocation, Role, RunnerPattern,
+    Timestamp, Trust, TrustPolicy, TrustedKey, is_encrypted_pem,
 };
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -33,7 +33,9 @@ pub(super) fn run(command: KeysCommand) -> Result<ExitCode, Failure> {
             show(&summary, &path, dir.json)
         }
         KeysCommand::Import { seed_hex, pem, dir, write } => {
-            write_keys(&dir, &write, || import(seed_hex.as_deref(), pem.as_deref()))
+            // Not by clap, which would print what was typed: nearly a secret.
+            let seed = seed_hex.as_deref().map(parse_seed).transpose().map_err(Failure::usage)?;
+            write_keys(&dir, &write, || import(seed.as_deref(), pem.as_deref()))
         }
         KeysCommand::Export { format, passphrase, dir } => export(format, passphrase, &dir),
         KeysCommand::Sign { payload_type, file, dir } => sign(payload_type, &file, &dir),
@@ -41,6 +43,7 @@ pub(super) fn run(command: KeysCommand) -> Result<ExitCode, Failure> {
         KeysCommand::Bind { key_file, dir } => bind(&key_file, &dir),
         KeysCommand::Certify { peer_id, role, runner, name, ttl, dir } => {
             let keys = identity::load_uncertified(&resolve_dir(dir.dir.as_deref())?)?;
+            warn_without_runner(&role, &runner);
             let certificate =
                 Certificate { peer_id, name, roles: role, runners: runner, expires_at: Timestamp::now() + ttl };
             print_envelope(&certificate.sign(&keys.identity).map_err(anyhow::Error::from)?)
@@ -81,10 +84,9 @@ fn show(summary: &KeySummary, path: &Path, json: bool) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-fn import(seed_hex: Option<&str>, pem: Option<&Path>) -> Result<Identity> {
-    if let Some(hex) = seed_hex {
-        let seed = parse_seed(hex)?;
-        return Ok(Identity::from_seed(&seed));
+fn import(seed: Option<&[u8; 32]>, pem: Option<&Path>) -> Result<Identity> {
+    if let Some(seed) = seed {
+        return Ok(Identity::from_seed(seed));
     }
     let path = pem.context("give --seed-hex or --pem")?;
     let text = Zeroizing::new(read_text(path, 64 * 1024)?);
@@ -93,14 +95,16 @@ fn import(seed_hex: Option<&str>, pem: Option<&Path>) -> Result<Identity> {
         .with_context(|| format!("cannot read an Ed25519 key from {}", path.display()))
 }
 
-fn parse_seed(text: &str) -> Result<Zeroizing<[u8; 32]>> {
+fn parse_seed(text: &str) -> Result<Zeroizing<[u8; 32]>, String> {
     let text = text.trim();
     let mut seed = Zeroizing::new([0_u8; 32]);
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        bail!("a seed is 64 hex digits, this has {} characters", text.chars().count());
+    let digits = text.chars().filter(char::is_ascii_hexdigit).count();
+    if text.len() != 64 || digits != 64 {
+        let length = text.chars().count();
+        return Err(format!("--seed-hex: a seed is 64 hex digits, this has {digits} among {length} characters"));
     }
     for (i, byte) in seed.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).context("not hex")?;
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|e| format!("--seed-hex: {e}"))?;
     }
     Ok(seed)
 }
@@ -227,23 +231,18 @@ fn trust(command: TrustCommand) -> Result<ExitCode, Failure> {
             if file.trust.is_some() && !path.exists() {
                 return Err(Failure::failed(format!("there is no trust policy at {}", path.display())));
             }
-            let policy = TrustPolicy::load(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            if file.json {
-                let keys: Vec<_> = policy.keys.iter().map(describe).collect();
-                print_json(&json!({ "keys": keys }))?;
-            } else if policy.keys.is_empty() {
-                print_line(&format!("{} trusts nobody", path.display()))?;
-            } else {
-                let rows = policy.keys.iter().map(|k| {
-                    let roles = k.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                    let runners = k.runners.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                    [k.id.to_string(), k.name.clone().unwrap_or_default(), roles, runners]
-                });
-                print_line(&table(["KEY", "NAME", "ROLES", "RUNNERS"], rows))?;
-            }
+            list(&load_policy(&path)?, &path, file.json)?;
         }
         TrustCommand::Add { peer_id, role, runner, name, file } => {
             let path = trust_path(&file)?;
+            if is_revoked(&load_policy(&path)?, peer_id) {
+                return Err(Failure::failed(format!(
+                    "{peer_id} is revoked in {0}, and stays refused whatever it is added as: take the [[revoked]] entry with its id out of \
+                     {0} first, if it is to be trusted again",
+                    path.display()
+                )));
+            }
+            warn_without_runner(&role, &runner);
             let key = TrustedKey { id: peer_id, name, roles: role, runners: runner };
             TrustPolicy::add(&path, &key).with_context(|| format!("cannot change {}", path.display()))?;
             changed(&file, &describe(&key), &format!("{peer_id} is trusted by {}", path.display()))?;
@@ -258,11 +257,71 @@ fn trust(command: TrustCommand) -> Result<ExitCode, Failure> {
             changed(
                 &file,
                 &json!({ "removed": peer_id }),
-                &format!("{peer_id} is trusted no more by {}", path.display()),
+                &format!("{peer_id} has no entry in {} any more", path.display()),
             )?;
+            if !is_revoked(&load_policy(&path)?, peer_id) {
+                eprintln!(
+                    "horus: a certificate that an owner has given it still counts; `horus keys trust revoke {peer_id} --trust {}` ends that",
+                    path.display()
+                );
+            }
+        }
+        TrustCommand::Revoke { peer_id, file } => {
+            let path = trust_path(&file)?;
+            TrustPolicy::revoke(&path, Revocation::Id(peer_id))
+                .with_context(|| format!("cannot change {}", path.display()))?;
+            changed(&file, &json!({ "revoked": peer_id }), &format!("{peer_id} is revoked in {}", path.display()))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn load_policy(path: &Path) -> Result<TrustPolicy> {
+    TrustPolicy::load(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn is_revoked(policy: &TrustPolicy, id: PeerId) -> bool {
+    policy.revoked.contains(&Revocation::Id(id))
+}
+
+/// Says of roles that are for runner kinds, and are given for none, that they allow nothing.
+fn warn_without_runner(roles: &[Role], runners: &[RunnerPattern]) {
+    if runners.is_empty() && roles.iter().any(|role| matches!(role, Role::Submitter | Role::Runner)) {
+        eprintln!(
+            "horus: without --runner, the roles submitter and runner allow nothing: name the kinds, or '*' for all of them"
+        );
+    }
+}
+
+/// What a policy says: a key that is revoked has no roles, whatever its entry says.
+fn list(policy: &TrustPolicy, path: &Path, json: bool) -> Result<(), Failure> {
+    if json {
+        let keys = policy.keys.iter().map(|key| {
+            let mut shown = describe(key);
+            shown["revoked"] = is_revoked(policy, key.id).into();
+            shown
+        });
+        return print_json(&json!({ "keys": keys.collect::<Vec<_>>(), "revoked": policy.revoked }));
+    }
+    if policy.keys.iter().all(|key| is_revoked(policy, key.id)) {
+        print_line(&format!("{} trusts nobody", path.display()))?;
+    }
+    if !policy.keys.is_empty() {
+        let rows = policy.keys.iter().map(|k| {
+            let roles = k.roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let roles = if is_revoked(policy, k.id) { "none: revoked".to_owned() } else { roles };
+            let runners = k.runners.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            [k.id.to_string(), k.name.clone().unwrap_or_default(), roles, runners]
+        });
+        print_line(&table(["KEY", "NAME", "ROLES", "RUNNERS"], rows))?;
+    }
+    for revocation in &policy.revoked {
+        print_line(&match revocation {
+            Revocation::Id(id) => format!("revoked: key {id}"),
+            Revocation::Certificate(digest) => format!("revoked: certificate {digest}"),
+        })?;
+    }
+    Ok(())
 }
 
 fn changed(file: &TrustFileArgs, json: &serde_json::Value, text: &str) -> Result<(), Failure> {

@@ -132,6 +132,15 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     horus_keys::duration::parse(text).map_err(|e| e.to_string())
 }
 
+/// A duration of more than nothing and, if there is a limit, no longer than that.
+pub(crate) fn parse_duration_within(limit: Option<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| match (parse_duration(text)?, limit) {
+        (Duration::ZERO, _) => Err("it must be longer than 0s".to_owned()),
+        (given, Some(limit)) if given > limit => Err(format!("at most {} hours are allowed", limit.as_secs() / 3600)),
+        (given, _) => Ok(given),
+    }
+}
+
 /// The command line of a runner of one's own; ends the process on a usage error, as `--help` does.
 pub(crate) fn parse_runner() -> RunnerOptions {
     RunnerCli::parse().options

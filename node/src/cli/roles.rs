@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -47,6 +48,13 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
     };
     let data_dir =
         std::path::absolute(&data_dir).context("cannot resolve the data directory").map_err(Failure::from)?;
+    if changes_in_a_url(&data_dir) {
+        return Err(Failure::usage(format!(
+            "the data directory {} has a `?`, a `#`, or a `%` and two hex digits in its path, which mean something else in the addresses \
+             of the databases that lie there: give another --data-dir",
+            data_dir.display()
+        )));
+    }
     let config = UpConfig {
         data_dir,
         identity_dir: identity::resolve_dir(args.identity.as_deref())?,
@@ -76,6 +84,13 @@ pub(super) fn up(args: UpArgs) -> Result<ExitCode, Failure> {
         .map_err(Failure::from)?;
     runtime.block_on(up::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a path would be read as another one, or cut off, at the end of a URL.
+fn changes_in_a_url(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    let is_escape = |bytes: &[u8]| bytes[0] == b'%' && bytes[1..].iter().all(u8::is_ascii_hexdigit);
+    path.contains(&b'?') || path.contains(&b'#') || path.windows(3).any(is_escape)
 }
 
 pub(super) fn supervisor(args: &SupervisorArgs) -> Result<ExitCode, Failure> {

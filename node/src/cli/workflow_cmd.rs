@@ -64,7 +64,9 @@ pub(super) fn run(command: WorkflowCommand) -> Result<ExitCode, Failure> {
             let step = step.map(|s| StepId::new(&s)).transpose().map_err(|e| Failure::usage(format!("--step: {e}")))?;
             block_on(logs(&session, parse_id(&workflow_id)?, step))
         }
-        WorkflowCommand::Graph { file, format } => graph::print(&read_definition(&file)?, format),
+        WorkflowCommand::Graph { file, format, json } => {
+            graph::print(&read_definition(&file)?, if json { None } else { Some(format) })
+        }
         WorkflowCommand::Validate { file, json } => validate_file(&file, json),
     }
 }

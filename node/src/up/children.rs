@@ -29,8 +29,10 @@ pub(super) struct ChildSpec {
     pub(super) name: String,
     /// The program.
     pub(super) program: PathBuf,
-    /// Its arguments.
+    /// Its arguments, which every user of the machine can read.
     pub(super) args: Vec<String>,
+    /// The Redis that it is told of by `HORUS_REDIS_URL`: the address may hold a password.
+    pub(super) redis_url: Option<String>,
 }
 
 /// A child and how it has fared.
@@ -179,8 +181,13 @@ fn command(spec: &ChildSpec) -> Command {
         "HORUS_COORDINATOR",
         "HORUS_SUPERVISOR",
         "HORUS_MYCELIUM_RPC",
+        // The user's: the keys of the roles have none.
+        "HORUS_PASSPHRASE",
     ] {
         command.env_remove(name);
+    }
+    if let Some(url) = &spec.redis_url {
+        command.env("HORUS_REDIS_URL", url);
     }
     command
 }

@@ -93,6 +93,7 @@ pub async fn run(config: UpConfig) -> Result<()> {
     for spec in role_specs(&config, &setup, &redis_url, supervisor_port, coordinator_port)? {
         roles.start(spec);
     }
+    let redis_url = config.redis_url.as_deref().map_or(redis_url, crate::runner_role::without_password);
     let endpoints = ready::Endpoints { supervisor_port, coordinator_port, redis_url };
     let outcome = tokio::select! {
         ready = ready::wait(&endpoints, &setup) => match ready {
@@ -160,14 +161,12 @@ fn role_specs(
             setup.key_dir(role).display().to_string(),
             "--trust".to_owned(),
             trust.clone(),
-            "--redis-url".to_owned(),
-            redis_url.to_owned(),
             "--log".to_owned(),
             config.log.clone(),
             "--grace".to_owned(),
             horus_keys::duration::format(config.grace),
         ]);
-        ChildSpec { name: role.to_owned(), program: exe.clone(), args: all }
+        ChildSpec { name: role.to_owned(), program: exe.clone(), args: all, redis_url: Some(redis_url.to_owned()) }
     };
     let supervisor_id = setup.peer_id("supervisor");
     let lease = horus_keys::duration::format(config.lease);
@@ -208,7 +207,10 @@ fn role_specs(
             args.extend(["--script-lib".to_owned(), absolute(dir)?]);
         }
         if let Some(path) = config.hero_cli.as_ref().filter(|_| kind == "hero") {
-            args.extend(["--hero-cli".to_owned(), absolute(path)?]);
+            // A bare name is looked up on PATH by the runner.
+            let is_bare = path.file_name() == Some(path.as_os_str());
+            let path = if is_bare { path.display().to_string() } else { absolute(path)? };
+            args.extend(["--hero-cli".to_owned(), path]);
         }
         if kind == "osiris" {
             let db = config.data_dir.join("osiris.db");

@@ -21,6 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Endpoints {
     pub(super) supervisor_port: u16,
     pub(super) coordinator_port: u16,
+    /// As it may be shown.
     pub(super) redis_url: String,
 }
 

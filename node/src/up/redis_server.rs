@@ -91,8 +91,12 @@ pub(super) fn plan(server: &Path, data_dir: &Path, appendfsync: FsyncArg) -> Res
         .with_context(|| format!("cannot write {}", config.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", config.display()))?;
     let url = format!("redis+unix://{}", socket.display());
-    let child =
-        ChildSpec { name: "redis".to_owned(), program: server.to_owned(), args: vec![config.display().to_string()] };
+    let child = ChildSpec {
+        name: "redis".to_owned(),
+        program: server.to_owned(),
+        args: vec![config.display().to_string()],
+        redis_url: None,
+    };
     Ok(Plan { child, url, socket, log_file })
 }
 

@@ -88,6 +88,64 @@ fn what_is_signed_verifies_and_one_flipped_bit_does_not() {
 }
 
 #[test]
+fn what_is_revoked_is_shown_and_not_trusted_by_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let trust = dir.path().join("trust.toml").display().to_string();
+    let id = "12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7";
+    let keys = |args: &[&str]| Horus::default().run(&[&["keys", "trust"], args, &["--trust", &trust]].concat());
+    let add = ["add", id, "--role", "submitter", "--runner", "*"];
+    keys(&add).ok();
+    let removed = keys(&["remove", id]).ok();
+    assert!(!removed.stdout.contains("trusted no more"), "{removed:?}");
+    assert!(removed.stderr.contains("certificate") && removed.stderr.contains("trust revoke"), "{removed:?}");
+
+    keys(&add).ok();
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let text = std::fs::read_to_string(&trust).unwrap();
+    std::fs::write(&trust, format!("{text}\n[[revoked]]\ncertificate = \"{digest}\"\n")).unwrap();
+    let before = keys(&["list", "--json"]).ok().json();
+    assert_eq!(before["keys"][0]["revoked"], false, "{before}");
+    assert_eq!(before["revoked"], serde_json::json!([{ "certificate": digest }]), "{before}");
+
+    keys(&["revoke", id]).ok();
+    let after = keys(&["list", "--json"]).ok().json();
+    assert_eq!(after["keys"][0]["revoked"], true, "{after}");
+    assert_eq!(after["revoked"][1]["id"], id, "{after}");
+    let told = keys(&["list"]).ok().stdout;
+    assert!(told.contains("trusts nobody") && !told.contains("submitter"), "{told}");
+    assert!(told.contains(&format!("revoked: key {id}")) && told.contains(&format!("certificate {digest}")), "{told}");
+
+    let again = keys(&add);
+    assert_eq!(again.code, 1, "{again:?}");
+    assert!(again.stderr.contains("[[revoked]]") && !again.stdout.contains("is trusted"), "{again:?}");
+    // That it is gone from the list changes nothing now: there is nothing more to do.
+    let removed = keys(&["remove", id]).ok();
+    assert!(removed.stderr.is_empty(), "{removed:?}");
+}
+
+#[test]
+fn a_grant_that_allows_nothing_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (keys, trust) = (path("keys"), path("trust.toml"));
+    let horus = Horus::default();
+    let id = horus.run(&["keys", "generate", "--dir", &keys, "--json"]).ok().json();
+    let id = id["peer_id"].as_str().unwrap();
+    for role in ["submitter", "runner"] {
+        let certify = ["keys", "certify", id, "--role", role, "--dir", &keys];
+        let bare = horus.run(&certify).ok();
+        assert!(bare.stderr.contains("--runner"), "{bare:?}");
+        bare.json();
+        let useful = horus.run(&[&certify[..], &["--runner", "sal"]].concat()).ok();
+        assert!(useful.stderr.is_empty(), "{useful:?}");
+        let added = horus.run(&["keys", "trust", "add", id, "--role", role, "--trust", &trust]).ok();
+        assert!(added.stderr.contains("--runner"), "{added:?}");
+    }
+    let observer = horus.run(&["keys", "certify", id, "--role", "observer,coordinator", "--dir", &keys]).ok();
+    assert!(observer.stderr.is_empty(), "{observer:?}");
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     let horus = Horus::default();
     assert_eq!(horus.run(&["keys", "certify", "nobody", "--role", "submitter"]).code, 2);

@@ -24,7 +24,7 @@ fn every_failure_is_one_json_value_for_a_program() {
     std::fs::write(path("file"), "").unwrap();
 
     json_error(&["keys", "show", "--dir", &path("none"), "--json"], 1);
-    json_error(&["keys", "import", "--seed-hex", "07", "--dir", &path("new"), "--json"], 1);
+    json_error(&["keys", "import", "--seed-hex", "07", "--dir", &path("new"), "--json"], 2);
     json_error(&["keys", "sign", "--type", "jobs", &path("binary"), "--dir", &keys, "--json"], 1);
     json_error(&["keys", "verify", &path("none"), "--json"], 1);
     json_error(&["keys", "trust", "list", "--trust", &path("none"), "--json"], 1);
@@ -36,6 +36,50 @@ fn every_failure_is_one_json_value_for_a_program() {
     json_error(&["up", "--data-dir", &path("file"), "--identity", &keys, "--json"], 1);
     // What cannot even be parsed is told to the program too.
     json_error(&["job", "status", "--json", "--no-such-flag"], 2);
+}
+
+#[test]
+fn a_value_beyond_its_limit_is_wrong_usage_and_told_with_the_limit() {
+    let horus = Horus::default();
+    let refused = |args: &[&str], told: &str| {
+        let outcome = horus.run(args);
+        assert_eq!(outcome.code, 2, "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(told), "{args:?}: {outcome:?}");
+    };
+    for command in ["run", "submit"] {
+        let job = |flag, value, told| {
+            refused(&["job", command, "--runner", "sal", "--payload", "1", flag, value], told);
+        };
+        job("--timeout", "25h", "24 hours");
+        job("--timeout", "0s", "longer than 0s");
+        job("--run-within", "8d", "168 hours");
+        refused(&["workflow", command, "w.yaml", "--run-within", "8d"], "168 hours");
+        refused(&["workflow", command, "w.yaml", "--submit-within", "0s"], "longer than 0s");
+    }
+    let id = "12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7";
+    refused(&["keys", "certify", id, "--role", "observer", "--ttl", "0s"], "longer than 0s");
+    // A seed with a typing error is still nearly a secret.
+    let seed = format!("{}zz", "07".repeat(31));
+    let outcome = horus.run(&["keys", "import", "--seed-hex", &seed, "--json"]);
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("64 hex digits"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("0707") && !outcome.stdout.contains("0707"), "{outcome:?}");
+}
+
+#[test]
+fn the_graph_of_a_workflow_is_one_json_value_for_a_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("w.yaml").display().to_string();
+    let text = "workflow:\n  name: w\n  steps:\n    - {id: a, runner: noop, payload: x}\n    - {id: b, runner: sal, payload: '1', depends_on: [a]}\n";
+    std::fs::write(&file, text).unwrap();
+    let graph = Horus::default().run(&["workflow", "graph", &file, "--json"]).ok().json();
+    let steps = serde_json::json!([
+        { "id": "a", "runner": "noop", "depends_on": [] },
+        { "id": "b", "runner": "sal", "depends_on": ["a"] },
+    ]);
+    assert_eq!(graph, serde_json::json!({ "name": "w", "steps": steps }));
+    std::fs::write(&file, text.replace("[a]", "[c]")).unwrap();
+    json_error(&["workflow", "graph", &file, "--json"], 1);
 }
 
 #[test]

@@ -24,3 +24,4 @@ mod takeover;
 mod trouble;
 mod two_supervisors;
 mod unknown;
+mod up;

@@ -1,18 +1,20 @@
-//! `horus workflow graph`: the stages of a workflow as text, or its edges for Graphviz or Mermaid.
+//! `horus workflow graph`: the stages of a workflow as text, or its edges for Graphviz or Mermaid, or its steps as JSON.
 
 use std::{collections::HashMap, process::ExitCode};
 
 use horus_runners::{
-    definition::{self, Definition},
+    definition::{self, Definition, Step},
     job::StepId,
 };
+use serde_json::json;
 
 use crate::cli::{
     args_client::GraphFormat,
-    output::{Failure, print_line, printable},
+    output::{Failure, print_json, print_line, printable},
 };
 
-pub(super) fn print(text: &str, format: GraphFormat) -> Result<ExitCode, Failure> {
+/// Prints the graph of a definition, as JSON without a format.
+pub(super) fn print(text: &str, format: Option<GraphFormat>) -> Result<ExitCode, Failure> {
     let problems = super::check(text.as_bytes());
     if !problems.is_empty() {
         let all: Vec<_> =
@@ -21,9 +23,13 @@ pub(super) fn print(text: &str, format: GraphFormat) -> Result<ExitCode, Failure
     }
     let definition = definition::parse(text).map_err(|_| Failure::failed("the workflow is not valid"))?;
     let drawn = match format {
-        GraphFormat::Text => as_text(&definition),
-        GraphFormat::Dot => as_dot(&definition),
-        GraphFormat::Mermaid => as_mermaid(&definition),
+        None => {
+            print_json(&as_json(&definition))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(GraphFormat::Text) => as_text(&definition),
+        Some(GraphFormat::Dot) => as_dot(&definition),
+        Some(GraphFormat::Mermaid) => as_mermaid(&definition),
     };
     print_line(&printable(drawn.trim_end()))?;
     Ok(ExitCode::SUCCESS)
@@ -56,6 +62,11 @@ fn stages(definition: &Definition) -> Vec<Vec<usize>> {
         stages.push(std::mem::replace(&mut now, next));
     }
     stages
+}
+
+fn as_json(definition: &Definition) -> serde_json::Value {
+    let step = |s: &Step| json!({ "id": s.id, "runner": s.runner, "depends_on": s.depends_on });
+    json!({ "name": definition.name, "steps": definition.steps.iter().map(step).collect::<Vec<_>>() })
 }
 
 fn as_text(definition: &Definition) -> String {
