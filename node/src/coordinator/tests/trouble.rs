@@ -117,8 +117,8 @@ async fn a_step_that_one_supervisor_forbids_goes_to_another_or_fails_with_the_re
     assert_eq!((error.code.as_str(), error.message.as_str()), ("NOT_ALLOWED", "not here"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_step_that_runs_is_waited_for_though_its_supervisor_refuses_it_when_it_is_sent_again() {
+/// A step that runs is waited for after a restart, though its supervisor is in a trouble then in which it refuses it.
+pub(super) async fn a_step_that_runs_is_waited_for(trouble: impl FnOnce(&fake::Trouble)) {
     let world = World::new(1).await;
     let node = world.start().await;
     world.submit(&node, "again", &workflow(&["a noop slow 3000", "b noop text x"])).await;
@@ -126,12 +126,17 @@ async fn a_step_that_runs_is_waited_for_though_its_supervisor_refuses_it_when_it
     assert_eq!(status_of(&world.status(&node, "again").await, "a"), StepStatus::Dispatched);
     node.stop().await;
     let fake = &world.supervisors[0].fake;
-    fake.trouble.forbids.store(true, SeqCst);
+    trouble(&fake.trouble);
     let calls = fake.calls.load(SeqCst);
     let node = world.start().await;
     let view = world.end(&node, "again").await;
     assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
     assert!(fake.calls.load(SeqCst) > calls && fake.begun.lock().unwrap().values().all(|n| *n == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_runs_is_waited_for_though_its_supervisor_refuses_it_when_it_is_sent_again() {
+    a_step_that_runs_is_waited_for(|trouble| trouble.forbids.store(true, SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::doctor::{finds, redis as command};
+use super::trouble::a_step_that_runs_is_waited_for;
 use super::*;
 use crate::api::coordinator::{CancelWorkflow, ListWorkflows, ListWorkflowsParams, WorkflowIdParams};
 use crate::coordinator::store::Store;
@@ -43,19 +44,7 @@ async fn a_workflow_whose_submitter_is_not_trusted_any_more_is_driven_to_its_end
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_runs_is_waited_for_though_its_supervisor_knows_nothing_of_its_signer_any_more() {
-    let world = World::new(1).await;
-    let node = world.start().await;
-    world.submit(&node, "again", &workflow(&["a noop slow 3000", "b noop text x"])).await;
-    world.until(&node, "again", |view| status_of(view, "b") == StepStatus::Succeeded).await;
-    assert_eq!(status_of(&world.status(&node, "again").await, "a"), StepStatus::Dispatched);
-    node.stop().await;
-    let fake = &world.supervisors[0].fake;
-    fake.trouble.distrusts.store(true, SeqCst);
-    let calls = fake.calls.load(SeqCst);
-    let node = world.start().await;
-    let view = world.end(&node, "again").await;
-    assert_eq!(view.status, WorkflowStatus::Succeeded, "{view:?}");
-    assert!(fake.calls.load(SeqCst) > calls && fake.begun.lock().unwrap().values().all(|n| *n == 1));
+    a_step_that_runs_is_waited_for(|trouble| trouble.distrusts.store(true, SeqCst)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
