@@ -49,8 +49,9 @@ impl Coordinator {
         let until = Instant::now() + Duration::from_millis(params.timeout_ms).min(MAX_WORKFLOW_WAIT);
         let id = &params.workflow_id;
         loop {
-            // Of one that another coordinator drives, its description says enough until there is something to show.
-            let live = if self.shared.driven(id).is_some() { Some(self.find(sight, id).await?) } else { None };
+            // Of one that is not driven here, or not for long any more, its description says enough until there is something to show.
+            let is_driven = self.shared.driven(id).is_some_and(|live| !live.is_adrift());
+            let live = if is_driven { Some(self.find(sight, id).await?) } else { None };
             let (now, ended) = match &live {
                 Some(live) => {
                     let seen = self.state(live).await.map(|state| (state.sequence, state.status.is_final()));
